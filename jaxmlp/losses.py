@@ -1,0 +1,178 @@
+"""Losses of one example from its logits, each tied to its derivatives and its prediction.
+
+Shape letter: K outputs. `z` (K,) are the logits and `t` the target: for softmax cross-entropy an
+integer class () or a distribution (K,), for the other losses (K,), or () where K = 1. All formulas
+are written so that nothing cancels: a confident, right classifier has a loss of 1e-9 and a gradient
+of 1e-9, not 0.
+
+| loss                           | E(z, t)                                | ∂E/∂z    | prediction |
+| ------------------------------ | -------------------------------------- | -------- | ---------- |
+| `softmax_cross_entropy`        | −Σ_k t_k log softmax(z)_k              | s y − t  | softmax(z) |
+| `sigmoid_binary_cross_entropy` | Σ_k t softplus(−z) + (1−t) softplus(z) | σ(z) − t | σ(z)       |
+| `squared_error`                | ½ Σ_k (z − t)²                         | z − t    | z          |
+| `poisson`                      | Σ_k e^z − t z                          | e^z − t  | e^z        |
+
+with y = softmax(z) and s = Σ_k t_k, which need not be 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxmlp.activations import ACTIVATIONS
+
+_softplus = ACTIVATIONS["softplus"].function
+
+
+class Loss(NamedTuple):
+    """A loss of one example: E(z, t), ∂E/∂z, ∂E/∂t and the prediction that z stands for.
+
+    `takes_classes` tells whether an integer target () is a class index.
+    """
+
+    value: Callable[[Array, Array], Array]
+    gradient: Callable[[Array, Array], Array]
+    target_gradient: Callable[[Array, Array], Array]
+    prediction: Callable[[Array], Array]
+    takes_classes: bool = False
+
+
+class _Softmax(NamedTuple):
+    """The softmax of z in parts that keep their digits.
+
+    With a = argmax z and e_j = e^{z_j − z_a}: `shift` z_a, `log_total` log Σ e_j, `y` = e_j / Σ e
+    and `rest` = Σ_{i≠j} y_i, which is 1 − y_j without the cancellation at j = a.
+    """
+
+    shift: Array
+    log_total: Array
+    y: Array
+    rest: Array
+
+
+def _softmax(z: Array) -> _Softmax:
+    # The index a and the shifts are constants to a derivative, e_a = 1 is not: the expressions
+    # hold for any constants, so they may be differentiated again. The others are summed relative
+    # to their own largest, the runner-up: beside e_a = 1 the smaller of them could be flushed to 0.
+    largest = jnp.arange(z.shape[0]) == jnp.argmax(z)
+    shift = jax.lax.stop_gradient(jnp.max(z))
+    runner_up = jax.lax.stop_gradient(jnp.max(jnp.where(largest, jnp.finfo(z.dtype).min, z)))
+    ratio = jnp.exp(runner_up - shift)
+    others = jnp.where(largest, 0, jnp.exp(jnp.where(largest, 0, z - runner_up)))
+    tail = ratio * jnp.sum(others)
+    head_minus_one = jnp.sum(jnp.where(largest, jnp.expm1(z - shift), 0))
+    total = 1 + head_minus_one + tail
+    e = jnp.where(largest, 1 + head_minus_one, ratio * others)
+    rest = jnp.where(largest, tail, total - e) / total
+    return _Softmax(shift, jnp.log1p(head_minus_one + tail), e / total, rest)
+
+
+def _is_class(t: Array) -> bool:
+    return t.ndim == 0 and jnp.issubdtype(t.dtype, jnp.integer)
+
+
+def _one_hot(t: Array, z: Array) -> Array:
+    """Return class t () as a distribution (K,) of z's dtype; NaN where 0 ≤ t < K does not hold."""
+    # In a dtype that counts all K outputs, and not in one to which a wrong class narrows as right.
+    index = t.astype(jnp.int64 if t.dtype.itemsize == 8 else jnp.int32)
+    one_hot = (jnp.arange(z.shape[0], dtype=index.dtype) == index).astype(z.dtype)
+    return jnp.where((index >= 0) & (index < z.shape[0]), one_hot, jnp.nan)
+
+
+def _distribution(z: Array, t: Array) -> Array:
+    return _one_hot(t, z) if _is_class(t) else t.astype(z.dtype)
+
+
+def _softmax_value(z: Array, t: Array) -> Array:
+    """Return Σ_k t_k ((z_a − z_k) + log1p(Σ_{j≠a} e^{z_j − z_a})), every term ≥ 0."""
+    return jnp.sum(_distribution(z, t) * _softmax_target_gradient(z, t))
+
+
+def _softmax_gradient(z: Array, t: Array) -> Array:
+    """Return δ_j = y_j (s − t_j) − t_j Σ_{i≠j} y_i: s y − t for targets of any total s."""
+    softmax = _softmax(z)
+    t = _distribution(z, t)
+    return softmax.y * (jnp.sum(t) - t) - t * softmax.rest
+
+
+def _softmax_target_gradient(z: Array, t: Array) -> Array:
+    """Return −log softmax(z)."""
+    softmax = _softmax(z)
+    return (softmax.shift - z) + softmax.log_total
+
+
+def _as_outputs(z: Array, t: Array) -> Array:
+    return jnp.reshape(t, z.shape).astype(z.dtype)
+
+
+def _binary_value(z: Array, t: Array) -> Array:
+    t = _as_outputs(z, t)
+    return jnp.sum(t * _softplus(-z) + (1 - t) * _softplus(z))
+
+
+def _binary_gradient(z: Array, t: Array) -> Array:
+    t = _as_outputs(z, t)
+    return (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
+
+
+def _squared_value(z: Array, t: Array) -> Array:
+    return jnp.sum((z - _as_outputs(z, t)) ** 2) / 2
+
+
+def _squared_gradient(z: Array, t: Array) -> Array:
+    return z - _as_outputs(z, t)
+
+
+def _poisson_value(z: Array, t: Array) -> Array:
+    return jnp.sum(jnp.exp(z) - _as_outputs(z, t) * z)
+
+
+def _poisson_gradient(z: Array, t: Array) -> Array:
+    return jnp.exp(z) - _as_outputs(z, t)
+
+
+LOSSES: dict[str, Loss] = {
+    "softmax_cross_entropy": Loss(
+        _softmax_value,
+        _softmax_gradient,
+        _softmax_target_gradient,
+        lambda z: _softmax(z).y,
+        takes_classes=True,
+    ),
+    "sigmoid_binary_cross_entropy": Loss(
+        _binary_value, _binary_gradient, lambda z, t: -z, jax.nn.sigmoid
+    ),
+    "squared_error": Loss(
+        _squared_value, _squared_gradient, lambda z, t: _as_outputs(z, t) - z, lambda z: z
+    ),
+    "poisson": Loss(_poisson_value, _poisson_gradient, lambda z, t: -z, jnp.exp),
+}
+"""Name → loss."""
+
+
+def smooth(loss: str, z: Array, t: Array, label_smoothing: Array) -> Array:
+    """Return the target t of one example mixed with the uniform distribution.
+
+    Softmax cross-entropy: (1 − α) t + α/K over the K classes; binary cross-entropy:
+    (1 − α) t + α/2 for each output.
+
+    Args:
+        loss: The loss's name; only the two cross-entropies have a smoothed target.
+        z: The logits (K,); only their shape and dtype count.
+        t: The target: an integer class () or a distribution (K,); (K,) or () for binary.
+        label_smoothing: α in [0, 1], a scalar.
+
+    Returns:
+        The smoothed target (K,).
+
+    References:
+        Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7.
+    """
+    if loss == "softmax_cross_entropy":
+        return optax.smooth_labels(_distribution(z, t), label_smoothing)
+    t = _as_outputs(z, t)
+    return (1 - label_smoothing) * t + label_smoothing / 2

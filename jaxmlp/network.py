@@ -1,0 +1,195 @@
+"""The description of a network, its parameters and how they begin."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxmlp.activations import ACTIVATIONS
+from jaxmlp.losses import LOSSES
+from jaxmlp.validation import check_float_dtype, check_key, check_name
+
+_PRECISIONS = ("default", "high", "highest", *jax.lax.DotAlgorithmPreset.__members__)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Network:
+    """A multi-layer perceptron: its sizes and functions, without its parameters.
+
+    It is static data for JAX: it passes through anybody's `jit`, `vmap` and `grad` as it is.
+
+    Args:
+        sizes: (D, H, …, K): the inputs, the units of each hidden layer, the outputs. (D, K) is a
+            network without a hidden layer.
+        activation: One of `ACTIVATIONS`, or one for each of the L − 1 hidden layers. The output
+            layer is linear: it yields logits.
+        loss: One of `LOSSES`.
+        bias: Whether every layer has a bias.
+        precision: Of the matrix products: None or "default", "high", "highest", or the name of a
+            `jax.lax.DotAlgorithmPreset` such as "TF32_TF32_F32". Products of bfloat16 parameters
+            are always summed in float32.
+
+    Raises:
+        ValueError: A size below 1, fewer than two sizes, an unknown name (with the nearest one), or
+            another number of activations than of hidden layers.
+        TypeError: A size that is no integer.
+
+    Example:
+        >>> Network((784, 128, 10), activation="relu").n_parameters
+        101770
+    """
+
+    sizes: tuple[int, ...]
+    activation: str | tuple[str, ...] = "sigmoid"
+    loss: str = "softmax_cross_entropy"
+    bias: bool = True
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check everything, and turn sequences into tuples so that equal networks hash alike."""
+        if not isinstance(self.sizes, Iterable) or not all(
+            isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+            for size in self.sizes
+        ):
+            raise TypeError(f"sizes: expected integers such as (784, 128, 10), got {self.sizes!r}")
+        sizes = tuple(int(size) for size in self.sizes)
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(f"sizes: expected two or more sizes of at least 1, got {sizes}")
+        object.__setattr__(self, "sizes", sizes)
+        if not isinstance(self.activation, str):
+            object.__setattr__(self, "activation", tuple(self.activation))
+            if len(self.activation) != len(sizes) - 2:
+                raise ValueError(
+                    f"activation: expected one name or {len(sizes) - 2}, one for each hidden "
+                    f"layer, got {len(self.activation)}"
+                )
+        names = (self.activation,) if isinstance(self.activation, str) else self.activation
+        for name in names:
+            check_name("activation", name, ACTIVATIONS)
+        check_name("loss", self.loss, LOSSES)
+        if self.precision is not None:
+            check_name("precision", self.precision, _PRECISIONS)
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """The name of each hidden layer's activation, L − 1 of them."""
+        if isinstance(self.activation, str):
+            return (self.activation,) * (len(self.sizes) - 2)
+        return self.activation
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of weights and biases."""
+        return sum(
+            n_out * (n_in + self.bias)
+            for n_in, n_out in zip(self.sizes[:-1], self.sizes[1:], strict=True)
+        )
+
+
+class Layer(NamedTuple):
+    """The parameters of one layer, or anything of their shape, such as a gradient.
+
+    `weight` is (n_out, n_in), as W_uv on paper: u the output, v the input. `bias` is (n_out,), or
+    None in a network without biases.
+    """
+
+    weight: Array
+    bias: Array | None
+
+
+Parameters = tuple[Layer, ...]
+
+# He et al. 2015 keep the variance of a rectifier's preactivations with 2/fan_in; LeCun et al. 1998
+# keep that of a linear or saturating unit with 1/fan_in.
+_HE = {"relu", "leaky_relu", "elu", "silu", "gelu", "gelu_tanh"}
+
+
+def init(network: Network, key: Array, dtype: jax.typing.DTypeLike = jnp.float32) -> Parameters:
+    """Return random parameters: weights N(0, g/fan_in), biases 0.
+
+    g = 2 where the layer's activation is one of the rectifier's family (relu, leaky_relu, elu,
+    silu, gelu, gelu_tanh), g = 1 elsewhere and in the linear output layer.
+
+    Args:
+        network: The network.
+        key: A typed key, `jax.random.key(seed)`.
+        dtype: float32, float64 (needs JAX's 64-bit mode) or bfloat16.
+
+    Returns:
+        A tuple of L `Layer`s with weight (n_out, n_in) and bias (n_out,) or None.
+
+    Raises:
+        TypeError: `key` is not a typed key.
+        ValueError: `dtype` is another one, or float64 while JAX's 64-bit mode is off.
+
+    Example:
+        >>> import jax
+        >>> params = init(Network((4, 3, 2)), jax.random.key(0))
+        >>> [layer.weight.shape for layer in params]
+        [(3, 4), (2, 3)]
+
+    References:
+        LeCun, Bottou, Orr, Müller, Efficient BackProp, 1998, section 4.6.
+        He, Zhang, Ren, Sun, Delving Deep into Rectifiers, 2015, section 2.2.
+    """
+    check_key(key)
+    dtype = check_float_dtype(dtype)
+    layers = []
+    gains = [2.0 if name in _HE else 1.0 for name in network.activations] + [1.0]
+    keys = jax.random.split(key, len(gains))
+    for layer_key, gain, n_in, n_out in zip(
+        keys, gains, network.sizes[:-1], network.sizes[1:], strict=True
+    ):
+        scale = math.sqrt(gain / n_in)
+        weight = scale * jax.random.normal(layer_key, (n_out, n_in), dtype)
+        layers.append(Layer(weight, jnp.zeros(n_out, dtype) if network.bias else None))
+    return tuple(layers)
+
+
+def check_parameters(network: Network, params: Parameters) -> None:
+    """Raise unless `params` has the network's layers, shapes and one float dtype.
+
+    Raises:
+        TypeError: `params` is not a sequence of layers.
+        ValueError: Another number of layers, another shape, a missing or unexpected bias, or more
+            than one dtype.
+    """
+    n_layers = len(network.sizes) - 1
+    if not isinstance(params, (tuple, list)) or not all(
+        hasattr(layer, "weight") and hasattr(layer, "bias") for layer in params
+    ):
+        raise TypeError(
+            f"params: expected a tuple of {n_layers} jaxmlp.Layer(weight, bias), as jaxmlp.init "
+            f"returns, got {type(params).__name__}"
+        )
+    if len(params) != n_layers:
+        raise ValueError(f"params: expected {n_layers} layers, got {len(params)}")
+    dtypes = set()
+    for number, (layer, n_in, n_out) in enumerate(
+        zip(params, network.sizes[:-1], network.sizes[1:], strict=True)
+    ):
+        if (layer.bias is not None) != network.bias:
+            expected = "an array" if network.bias else "None"
+            raise ValueError(
+                f"params[{number}].bias: expected {expected} since the network has "
+                f"bias={network.bias}, got {'None' if layer.bias is None else 'an array'}"
+            )
+        expected_shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
+        for name, shape in expected_shapes.items():
+            leaf = getattr(layer, name)
+            if leaf is None:
+                continue
+            if jnp.shape(leaf) != shape:
+                raise ValueError(
+                    f"params[{number}].{name}: expected shape {shape}, got {jnp.shape(leaf)}"
+                )
+            dtypes.add(jnp.result_type(leaf))
+    if len(dtypes) != 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise ValueError(f"params: expected one float dtype in all layers, got {names}")

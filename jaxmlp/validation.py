@@ -1,0 +1,86 @@
+"""The checks at the public edge: each failure is one sentence with the name, expected and got."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise ValueError with the nearest known name when `name` is not among them."""
+    known = list(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown {kind} {name!r}: {guess}expected one of {', '.join(known)}")
+
+
+def check_key(key: Any) -> None:
+    """Raise unless `key` is a single typed key as `jax.random.key` makes it.
+
+    Raises:
+        TypeError: It is no typed key.
+        ValueError: There are several.
+    """
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        got = f"{key.dtype} array" if hasattr(key, "dtype") else type(key).__name__
+        raise TypeError(f"key: expected a typed key such as jax.random.key(0), got {got}")
+    if key.shape != ():
+        raise ValueError(f"key: expected a single key, got an array of shape {key.shape}")
+
+
+def check_float_dtype(dtype: DTypeLike) -> np.dtype:
+    """Return the parameters' dtype; raise ValueError where it is no float or x64 is off."""
+    result = np.dtype(dtype)
+    if result not in (np.dtype(np.float32), np.dtype(np.float64), np.dtype(jnp.bfloat16)):
+        raise ValueError(f"dtype: expected float32, float64 or bfloat16, got {result.name}")
+    if result == np.float64 and jnp.result_type(float) != np.float64:
+        raise ValueError(
+            "dtype: float64 needs JAX's 64-bit mode, which is off: set JAX_ENABLE_X64=1, or "
+            "compute inside `with jax.enable_x64(True):`"
+        )
+    return result
+
+
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Raise ValueError with the first place that holds NaN or infinity."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 is none of NumPy's
+        return
+    finite = np.isfinite(array)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        bad = int(finite.size - finite.sum())
+        raise ValueError(
+            f"{name}: expected finite numbers, got {array[place]} at {list(place)} "
+            f"({bad} of {finite.size} are not finite)"
+        )
+
+
+def check_classes(name: str, labels: np.ndarray, n_classes: int) -> None:
+    """Raise ValueError with the first label that is not a class in 0 … n_classes − 1."""
+    if labels.size == 0:
+        return
+    outside = (labels < 0) | (labels >= n_classes)
+    if outside.any():
+        place = int(np.argmax(outside))
+        raise ValueError(
+            f"{name}: expected classes 0 to {n_classes - 1}, got {labels[place]} at [{place}] "
+            f"({int(outside.sum())} of {labels.size} are outside)"
+        )
+
+
+def check_positive(name: str, value: ArrayLike) -> Array:
+    """Return a scalar float array; raise ValueError where it can be seen not to be above 0."""
+    scalar = jnp.asarray(value, float)
+    if scalar.shape != ():
+        raise ValueError(f"{name}: expected a scalar, got shape {scalar.shape}")
+    if not isinstance(scalar, Tracer) and not float(scalar) > 0:
+        raise ValueError(f"{name}: expected a number above 0, got {value}")
+    return scalar
