@@ -1,0 +1,215 @@
+"""Predictions and figures of merit over arrays of any size.
+
+Rows are taken `CHUNK` at a time and the last chunk is padded with rows of weight 0, so that arrays
+of another length compile nothing and need no more memory.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from jaxmlp.batch import Batch, check_batch, check_inputs, forward_batch, weighted_sum
+from jaxmlp.gradients import logits
+from jaxmlp.losses import LOSSES
+from jaxmlp.network import Network, Parameters, check_parameters
+from jaxmlp.validation import check_classes, check_finite
+
+CHUNK = 1024
+
+
+class Metrics(NamedTuple):
+    """The mean loss, and for classifiers the fraction of examples classified right, or None."""
+
+    loss: float
+    accuracy: float | None
+
+
+class Sums(NamedTuple):
+    """Σ w_n E_n, the weighted number of right predictions, Σ w_n: to be added up over batches."""
+
+    loss: Array
+    right: Array
+    weight: Array
+
+    def metrics(self, network: Network) -> Metrics:
+        """Return the means on the host; 0 where Σ w_n is 0."""
+        loss, right, weight = (float(value) for value in self)
+        weight = weight or 1.0
+        return Metrics(loss / weight, right / weight if is_classifier(network) else None)
+
+
+def is_classifier(network: Network) -> bool:
+    """Tell whether the network's loss is one of the two cross-entropies."""
+    return network.loss in ("softmax_cross_entropy", "sigmoid_binary_cross_entropy")
+
+
+def checked_examples(
+    network: Network,
+    params: Parameters,
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return inputs, targets and weights as host arrays in the dtypes to compute with.
+
+    Where the values can be seen they are checked: all finite, classes in 0 … K − 1, weights not
+    negative. Rows of weight 0 may hold anything; they are set to 0.
+
+    Raises:
+        TypeError: As for `jaxmlp.loss`.
+        ValueError: No examples, shapes that do not fit, or values as above.
+    """
+    check_parameters(network, params)
+    dtype = np.dtype(params[0].weight.dtype)
+    wide = np.promote_types(dtype, np.float32)
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    # Shapes and dtypes by the same rules as everywhere, on no data: eval_shape moves nothing.
+    jax.eval_shape(partial(check_batch, network), params, inputs, targets, weights)
+    if len(inputs) == 0:
+        raise ValueError("inputs: expected at least one example, got none")
+    weights = np.ones(len(inputs)) if weights is None else weights
+    check_finite("sample_weight", weights)
+    if (weights < 0).any():
+        place = int(np.argmax(weights < 0))
+        raise ValueError(f"sample_weight: expected numbers ≥ 0, got {weights[place]} at [{place}]")
+    idle = weights == 0
+    if idle.any():
+        inputs, targets = inputs.copy(), targets.copy()
+        inputs[idle], targets[idle] = 0, 0
+    check_finite("inputs", inputs)
+    check_finite("targets", targets)
+    if LOSSES[network.loss].takes_classes and targets.ndim == 1:
+        check_classes("targets", targets, network.sizes[-1])
+        targets = targets.astype(np.int32)
+    else:
+        targets = targets.astype(wide)
+    return inputs.astype(dtype), targets, weights.astype(wide)
+
+
+def chunks(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Iterator[Batch]:
+    """Yield the examples as batches of exactly `CHUNK` rows, the last padded with weight 0."""
+    for start in range(0, len(inputs), CHUNK):
+        part = slice(start, start + CHUNK)
+        yield padded_batch(inputs[part], targets[part], weights[part], CHUNK)
+
+
+def padded_batch(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, rows: int) -> Batch:
+    """Return a batch on the host of `rows` rows: the examples, then rows of weight 0."""
+    arrays: Any = [padded(array, rows) for array in (inputs, targets, weights)]
+    return Batch(*arrays)
+
+
+def padded(array: np.ndarray, rows: int) -> np.ndarray:
+    """Return the array with rows of 0 appended until it has `rows` of them."""
+    if len(array) == rows:
+        return array
+    result = np.zeros((rows, *array.shape[1:]), array.dtype)
+    result[: len(array)] = array
+    return result
+
+
+def batch_sums(network: Network, outputs: Array, losses: Array, batch: Batch) -> Sums:
+    """Return what a batch adds to the figures, from its logits (N, K) and losses (N,)."""
+    weights = jnp.ones_like(losses) if batch.weights is None else batch.weights
+    weights = weights.astype(losses.dtype)
+    right = weights * _right(network, outputs, batch.targets).astype(losses.dtype)
+    return Sums(weighted_sum(losses, weights), jnp.sum(right), jnp.sum(weights))
+
+
+def _right(network: Network, outputs: Array, targets: Array) -> Array:
+    """Return for each example the fraction of its decisions that are right; 0 for a regression."""
+    if network.loss == "softmax_cross_entropy":
+        classes = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
+        return jnp.argmax(outputs, axis=1) == classes
+    if network.loss == "sigmoid_binary_cross_entropy":
+        agree = (outputs > 0) == (jnp.reshape(targets, outputs.shape) > 0.5)
+        return jnp.mean(agree, axis=1, dtype=outputs.dtype)
+    return jnp.zeros(outputs.shape[0], bool)
+
+
+@jax.jit
+def _chunk_sums(network: Network, params: Parameters, batch: Batch) -> Sums:
+    outputs = forward_batch(network, params, batch.inputs).preactivations[-1]
+    losses = jax.vmap(LOSSES[network.loss].value)(outputs, batch.targets)
+    return batch_sums(network, outputs, losses, batch)
+
+
+def evaluate_chunks(network: Network, params: Parameters, batches: list[Batch]) -> Metrics:
+    """Return the figures over prepared chunks, fetched from the device once."""
+    sums = [_chunk_sums(network, params, batch) for batch in batches]
+    total: Any = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+    return Sums(*total).metrics(network)
+
+
+def evaluate(
+    network: Network,
+    params: Parameters,
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+) -> Metrics:
+    """Return the mean loss and, for classifiers, the accuracy over any number of examples.
+
+    Args:
+        network: The network.
+        params: Its parameters.
+        inputs: (N, D), N ≥ 1, finite.
+        targets: As for `jaxmlp.loss`, classes within 0 … K − 1.
+        sample_weight: (N,), not negative, or None.
+
+    Returns:
+        `Metrics(loss, accuracy)`.
+
+    Raises:
+        TypeError: As for `jaxmlp.loss`.
+        ValueError: No examples, or shapes or values that do not fit.
+    """
+    examples = checked_examples(network, params, inputs, targets, sample_weight)
+    return evaluate_chunks(network, params, list(chunks(*examples)))
+
+
+def predictions(network: Network, params: Parameters, inputs: ArrayLike) -> Array:
+    """Return what the logits stand for: probabilities or expected values.
+
+    softmax(z) for softmax cross-entropy, σ(z) for binary cross-entropy, z for the squared error and
+    e^z for the Poisson loss. Arrays of another length compile nothing new, and inside a `jit` of
+    the caller it is an ordinary function of traced arrays.
+
+    Args:
+        network: The network.
+        params: Its parameters.
+        inputs: (N, D).
+
+    Returns:
+        (N, K), in float32 or better.
+
+    Raises:
+        ValueError: Shapes that do not fit.
+    """
+    check_parameters(network, params)
+    prediction = jax.vmap(LOSSES[network.loss].prediction)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, inputs))):
+        return prediction(logits(network, params, inputs))
+    checked = np.asarray(check_inputs(network, inputs))
+    outputs = np.concatenate(
+        [np.zeros((0, network.sizes[-1]), np.promote_types(params[0].weight.dtype, np.float32))]
+        + [
+            np.asarray(_chunk_predictions(network, params, padded(part, CHUNK)))[: len(part)]
+            for part in (checked[start : start + CHUNK] for start in range(0, len(checked), CHUNK))
+        ]
+    )
+    return jnp.asarray(outputs)
+
+
+@jax.jit
+def _chunk_predictions(network: Network, params: Parameters, inputs: Array) -> Array:
+    outputs = forward_batch(network, params, inputs).preactivations[-1]
+    return jax.vmap(LOSSES[network.loss].prediction)(outputs)

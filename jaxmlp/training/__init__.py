@@ -1,0 +1,1 @@
+"""Training: optimisers, the compiled loop, and the folder of a run."""

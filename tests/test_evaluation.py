@@ -1,0 +1,227 @@
+"""Figures of merit and predictions over arrays of any size, against direct computation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Case, assert_close, compilations, draw, in_dtype
+
+from jaxmlp import Layer, Network, evaluate, init, loss, predictions
+from jaxmlp.evaluation import CHUNK, Metrics
+from jaxmlp.verification import oracles
+
+# Sums of some thousand float32 numbers of one sign: √3000 roundings of 6e-8 at worst, and those of
+# the logits.
+FLOAT32 = 1e-5
+
+CASES = {
+    "classes": Case("classes", Network((4, 5, 3), "relu"), classes=True, weighted=True),
+    "distributions": Case("distributions", Network((4, 5, 3), "tanh")),
+    "binary": Case("binary", Network((4, 2), loss="sigmoid_binary_cross_entropy"), weighted=True),
+    "regression": Case("regression", Network((4, 3, 1), "tanh", "squared_error"), weighted=True),
+    "counts": Case("counts", Network((4, 3, 2), "tanh", "poisson")),
+}
+SIZES = [1, CHUNK - 1, CHUNK, CHUNK + 1, 3000]
+KIND = pytest.mark.parametrize("kind", CASES)
+
+
+def drawn(kind, n_examples):
+    """A network and float32 arrays of that size; the targets of binary problems are 0 or 1."""
+    network = CASES[kind].network
+    params, x, t, w = draw(CASES[kind], n_examples=n_examples)
+    if network.loss == "sigmoid_binary_cross_entropy":
+        t = (t > 0.5).astype(float)
+    return network, in_dtype(params, jnp.float32), x, t, w
+
+
+def logits_of(network, params, x):
+    return oracles.numpy_logits(network.activations, params, x)
+
+
+def predictions_of(network, z):
+    """The prediction of the logits z (N, K), in NumPy float64."""
+    if network.loss == "softmax_cross_entropy":
+        return np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    if network.loss == "sigmoid_binary_cross_entropy":
+        return 1 / (1 + np.exp(-z))
+    return np.exp(z) if network.loss == "poisson" else z
+
+
+@KIND
+@pytest.mark.parametrize("n_examples", SIZES)
+def test_evaluate_is_the_loss_and_the_accuracy_computed_directly(kind, n_examples):
+    network, params, x, t, w = drawn(kind, n_examples)
+    metrics = evaluate(network, params, x, t, w)
+    expected = oracles.numpy_loss(network.activations, network.loss, params, x, t, w)
+    assert metrics.loss == pytest.approx(expected, rel=FLOAT32)
+    z = logits_of(network, params, x)
+    if kind == "classes":
+        right = np.argmax(z, axis=1) == t
+    elif kind == "distributions":
+        right = np.argmax(z, axis=1) == np.argmax(t, axis=1)
+    elif kind == "binary":
+        right = ((z > 0) == (t > 0.5)).mean(axis=1)  # of two decisions an example
+    else:
+        assert metrics.accuracy is None
+        return
+    assert metrics.accuracy == pytest.approx(np.average(right, weights=w), rel=FLOAT32)
+
+
+@KIND
+@pytest.mark.parametrize("n_examples", [0, *SIZES])
+def test_predictions_are_those_computed_directly(kind, n_examples):
+    network, params, x, *_ = drawn(kind, n_examples)
+    result = predictions(network, params, x)
+    assert isinstance(result, jax.Array) and result.dtype == jnp.float32
+    z = logits_of(network, params, x).reshape(-1, network.sizes[-1])
+    assert_close(result, predictions_of(network, z), FLOAT32)
+
+
+def test_an_example_worked_by_hand():
+    # z = x. Row 1: softmax (1/4, 3/4), class 1: −log ¾, right. Row 2: (3/4, 1/4), class 1: −log ¼,
+    # wrong. Weights 3 and 1: loss (3 log(4/3) + log 4)/4, accuracy 3/4.
+    network = Network((2, 2), bias=False)
+    params = (Layer(jnp.eye(2), None),)
+    x = np.log([[1.0, 3.0], [3.0, 1.0]])
+    metrics = evaluate(network, params, x, [1, 1], [3, 1])
+    assert metrics == pytest.approx(((3 * np.log(4 / 3) + np.log(4)) / 4, 0.75), rel=1e-6)
+
+
+def test_other_sizes_compile_nothing():
+    network, params, x, t, w = drawn("classes", 3000)
+    assert w is not None
+    evaluate(network, params, x, t, w)
+    predictions(network, params, x)
+    with compilations() as compiled:
+        jax.jit(lambda x: 5 * x + len(t))(1.0)
+        assert len(compiled) == 1  # the counter counts
+        for n_examples in SIZES:
+            part = slice(0, n_examples)
+            evaluate(network, params, x[part], t[part], w[part])
+            evaluate(network, params, x[part], t[part])
+            predictions(network, params, x[part])
+        assert len(compiled) == 1
+
+
+def test_rows_of_weight_0_may_hold_anything():
+    network, params, x, t, w = drawn("classes", 1500)
+    clean = evaluate(network, params, x, t, w)
+    idle = np.flatnonzero(w == 0)
+    assert len(idle) > 0
+    x[idle], t[idle] = np.nan, -1
+    kept = x.copy(), t.copy()
+    assert evaluate(network, params, x, t, w) == clean
+    np.testing.assert_array_equal(x, kept[0])  # the caller's arrays are as they were
+    np.testing.assert_array_equal(t, kept[1])
+
+
+def test_weights_that_are_all_0_give_0():
+    network, params, x, t, _ = drawn("classes", 5)
+    assert evaluate(network, params, x, t, np.zeros(5)) == Metrics(0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["regression", "counts"])
+def test_in_bfloat16_evaluate_agrees_with_loss_also_where_targets_need_more_digits(kind):
+    # 257 is no bfloat16 number; the loss is computed in float32 from the targets given.
+    network, params, x, t, _ = drawn(kind, 8)
+    params, t = in_dtype(params, jnp.bfloat16), np.full_like(t, 257.0)
+    expected = float(loss(network, params, x, t))
+    assert evaluate(network, params, x, t).loss == pytest.approx(expected, rel=FLOAT32)
+
+
+def test_predictions_inside_the_user_s_own_jit_are_the_same():
+    network, params, x, *_ = drawn("classes", 7)
+    inside = jax.jit(predictions)(network, params, x.astype(np.float32))
+    assert_close(inside, predictions(network, params, x), FLOAT32)
+    each = jax.vmap(lambda row: predictions(network, params, row[None, :])[0])(jnp.asarray(x))
+    assert_close(each, inside, FLOAT32)
+
+
+def test_float64_parameters_are_evaluated_in_float64():
+    case = CASES["classes"]
+    with jax.enable_x64(True):
+        params, x, t, w = draw(case, n_examples=CHUNK + 1)
+        params = in_dtype(params, jnp.float64)
+        metrics = evaluate(case.network, params, x, t, w)
+        probabilities = predictions(case.network, params, x)
+        assert probabilities.dtype == jnp.float64
+        probabilities = np.asarray(probabilities)
+    network = case.network
+    expected = oracles.numpy_loss(network.activations, network.loss, params, x, t, w)
+    # A sum of a thousand float64 numbers.
+    assert metrics.loss == pytest.approx(expected, rel=1e-13)
+    assert_close(probabilities, predictions_of(network, logits_of(network, params, x)), 1e-13)
+
+
+GOOD = {"inputs": np.ones((3, 4)), "targets": [0, 1, 2], "sample_weight": [1.0, 2.0, 0.5]}
+NAN = np.ones((3, 4))
+NAN[1, 2] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"inputs": np.zeros((0, 4)), "targets": np.zeros(0, int), "sample_weight": None},
+            "inputs: expected at least one example, got none",
+        ),
+        (
+            {"inputs": NAN},
+            "inputs: expected finite numbers, got nan at [1, 2] (1 of 12 are not finite)",
+        ),
+        ({"inputs": jnp.asarray(NAN, jnp.bfloat16)}, "inputs: expected finite numbers, got nan at"),
+        ({"inputs": np.full((3, 4), np.inf)}, "inputs: expected finite numbers, got inf at [0, 0]"),
+        ({"targets": [0, 3, 2]}, "targets: expected classes 0 to 2, got 3 at [1] (1 of 3 are out"),
+        ({"targets": [-1, 1, 2]}, "targets: expected classes 0 to 2, got -1 at [0]"),
+        ({"targets": [0, 1, 2**32]}, "targets: expected classes 0 to 2, got 4294967296 at [2]"),
+        (
+            {"targets": np.full((3, 3), np.inf)},
+            "targets: expected finite numbers, got inf at [0, 0] (9 of 9 are not finite)",
+        ),
+        ({"sample_weight": [1, -1, 1]}, "sample_weight: expected numbers ≥ 0, got -1 at [1]"),
+        (
+            {"sample_weight": [1, 1, np.nan]},
+            "sample_weight: expected finite numbers, got nan at [2]",
+        ),
+        ({"sample_weight": [1, 1]}, "sample_weight: expected shape (3,), got (2,)"),
+        ({"targets": [0, 1]}, "targets: expected shape (3, 3) or (3,) for 3 examples, got (2,)"),
+        ({"inputs": np.ones((3, 5))}, "inputs: expected shape (N, 4), got (3, 5)"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    network = Network((4, 3))
+    params = init(network, jax.random.key(0))
+    with pytest.raises(ValueError) as raised:
+        evaluate(network, params, **(GOOD | change))
+    assert str(raised.value).startswith(message)
+
+
+def test_targets_that_are_floats_for_classes_raise_type_error():
+    network = Network((4, 3))
+    params = init(network, jax.random.key(0))
+    with pytest.raises(TypeError, match=r"^targets: expected \(N,\) integer classes"):
+        evaluate(network, params, np.ones((3, 4)), [0.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ((), ValueError, "params: expected 1 layers, got 0"),
+        (None, TypeError, "params: expected a tuple of 1 jaxmlp.Layer"),
+        ({"w": np.ones((3, 4))}, TypeError, "params: expected a tuple of 1 jaxmlp.Layer"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_named(params, error, message):
+    for call in (
+        lambda: evaluate(Network((4, 3)), params, **GOOD),
+        lambda: predictions(Network((4, 3)), params, GOOD["inputs"]),
+    ):
+        with pytest.raises(error) as raised:
+            call()
+        assert str(raised.value).startswith(message)
+
+
+def test_predictions_of_inputs_that_do_not_fit_raise():
+    network = Network((4, 3))
+    with pytest.raises(ValueError, match=r"^inputs: expected shape \(N, 4\), got \(3, 5\)$"):
+        predictions(network, init(network, jax.random.key(0)), np.ones((3, 5)))
