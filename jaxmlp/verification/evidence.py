@@ -1,0 +1,286 @@
+"""What a comparison rests on: random draws, our gradient, the oracle's, the scale of rounding."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxmlp.activations import ACTIVATIONS
+from jaxmlp.batch import Batch, pass_batch
+from jaxmlp.gradients import loss_and_gradient
+from jaxmlp.losses import LOSSES
+from jaxmlp.network import Network, Parameters
+from jaxmlp.verification import oracles
+from jaxmlp.verification.cases import (
+    N_EXAMPLES,
+    Draws,
+    draw_inputs,
+    draw_params,
+    draw_targets,
+    draw_weights,
+    tamed,
+)
+from jaxmlp.verification.comparison import NO_DIFFERENCE, Difference, compare, leaf_names
+
+HostArray = Any  # a NumPy array; a tracer while it is computed
+
+
+class Evidence(NamedTuple):
+    """What one compiled program yields on a stack of draws: leading axis of trials throughout.
+
+    `ours` and `oracle` are (loss, gradient). `inputs`, `preactivations`, `slopes` and `deltas` are
+    those of our pass, a tuple over the layers; `prediction` is (T, N, K), the softmax or its like,
+    and `output_delta` is Δ_L without sample weights.
+    """
+
+    ours: tuple[HostArray, Parameters]
+    oracle: tuple[HostArray, Parameters]
+    inputs: tuple[HostArray, ...]
+    preactivations: tuple[HostArray, ...]
+    slopes: tuple[HostArray, ...]
+    deltas: tuple[HostArray, ...]
+    prediction: HostArray
+    output_delta: HostArray
+
+
+def compiler_options() -> dict[str, Any] | None:
+    """Return options that make XLA compile small programs quickly on a CPU, and None elsewhere."""
+    if jax.default_backend() != "cpu":
+        return None
+    return _quick_cpu_options()
+
+
+@cache
+def _quick_cpu_options() -> dict[str, Any]:
+    wanted = {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_parallel_codegen_split_count": 1,
+        "xla_cpu_use_fusion_emitters": False,
+    }
+    kept = {}
+    for name, value in wanted.items():
+        try:
+            jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
+            kept[name] = value
+        except jax.errors.JaxRuntimeError:  # this version has no such option
+            continue
+    return kept
+
+
+@contextmanager
+def exactly(dtype: np.dtype) -> Iterator[None]:
+    """Compute in this dtype: 64-bit mode where it is float64, and every product in full."""
+    with jax.enable_x64(dtype == np.float64), jax.default_matmul_precision("highest"):
+        yield
+
+
+def gather(
+    network: Network, draws: Draws, dtype: np.dtype, oracle_dtype: np.dtype | None = None
+) -> Evidence:
+    """Return our gradient and the oracle's for every draw, in one compiled program.
+
+    Args:
+        network: The network.
+        draws: With a leading axis of trials; rounded to `dtype`.
+        dtype: What ours is computed in.
+        oracle_dtype: What the oracle is computed in, from the rounded draws; None means `dtype`.
+
+    Returns:
+        The evidence, on the host.
+    """
+    oracle_dtype = oracle_dtype or dtype
+
+    def judge(params: Parameters, inputs: Array, targets: Array, weights: Array | None) -> Evidence:
+        batch = Batch(inputs, targets, weights)
+        result = pass_batch(network, params, batch)
+        ours = loss_and_gradient(network, params, inputs, targets, weights)
+        plain = partial(oracles.plain_loss, network.activations, network.loss)
+        names = (*network.activations, _last_activation(network))
+        slopes = [
+            ACTIVATIONS[name].derivative(z)
+            for name, z in zip(names, result.trace.preactivations, strict=True)
+        ]
+        logits, head = result.trace.preactivations[-1], LOSSES[network.loss]
+        return Evidence(
+            ours,
+            jax.value_and_grad(plain)(*in_dtype((params, inputs, targets, weights), oracle_dtype)),
+            result.trace.inputs,
+            result.trace.preactivations,
+            tuple(slopes),
+            result.deltas,
+            jax.vmap(head.prediction)(logits),
+            jax.vmap(head.gradient)(logits, targets),
+        )
+
+    with exactly(oracle_dtype):
+        program = jax.jit(jax.vmap(judge), compiler_options=compiler_options())
+        return jax.device_get(program(*in_dtype(draws, dtype)))
+
+
+def _last_activation(network: Network) -> str:
+    """Return the activation that a network whose output is not linear would have there."""
+    if network.activations:
+        return network.activations[-1]
+    return network.activation if isinstance(network.activation, str) else "identity"
+
+
+def our_gradients(network: Network, draws: Draws, dtype: np.dtype) -> tuple[HostArray, Parameters]:
+    """Return our (loss, gradient) alone for every draw, computed in this dtype."""
+    with exactly(dtype):
+        ours = jax.vmap(partial(loss_and_gradient, network))
+        program = jax.jit(ours, compiler_options=compiler_options())
+        return jax.device_get(program(*in_dtype(draws, dtype)))
+
+
+def in_dtype(tree: Any, dtype: np.dtype) -> Any:
+    """Return the tree with every float in the dtype; class indices stay integers."""
+
+    def convert(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(convert, tree)
+
+
+def make_draws(
+    network: Network,
+    trials: int,
+    rng: np.random.Generator,
+    *,
+    classes: bool = True,
+    weighted: bool = False,
+    n_examples: int = N_EXAMPLES,
+    zeros: bool = True,
+    given: Draws | None = None,
+) -> Draws:
+    """Return random draws of a network, or of what is not given of them.
+
+    Args:
+        network: The network.
+        trials: T, the number of draws.
+        rng: Where they come from.
+        classes: Whether targets of softmax cross-entropy are indices or distributions.
+        weighted: Whether there are sample weights.
+        n_examples: N, the examples of each draw.
+        zeros: Whether some units are exactly at the kink of their activation.
+        given: Fixed values without an axis of trials; None (or an empty tree) where to be drawn.
+
+    Returns:
+        Draws with a leading axis T, float64.
+    """
+    shape = (trials, n_examples)
+
+    def repeated(value: Any) -> Any:
+        return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (trials, *np.shape(leaf))), value)
+
+    fixed = given or Draws((), None, None, None)  # pyright: ignore[reportArgumentType]
+    inputs = draw_inputs(network, shape, rng) if fixed.inputs is None else repeated(fixed.inputs)
+    targets = draw_targets(network, shape, classes, rng)
+    if fixed.targets is not None:
+        targets = repeated(fixed.targets)
+    weights = draw_weights(shape, rng) if weighted else None
+    if fixed.weights is not None:
+        weights = repeated(fixed.weights)
+    if fixed.params:
+        return Draws(repeated(fixed.params), inputs, targets, weights)
+    params = draw_params(network, trials, rng, zeros)
+    h = inputs
+    for number, (weight, bias) in enumerate(params):
+        z = h @ np.swapaxes(weight, 1, 2) + (0 if bias is None else bias[:, None, :])
+        if number < len(network.activations):
+            h = oracles.NUMPY_ACTIVATIONS[network.activations[number]](z)
+        else:
+            params = tamed(network, params, z)
+    return Draws(params, inputs, targets, weights)
+
+
+def uncancelled(network: Network, evidence: Evidence, draws: Draws) -> list[np.ndarray]:
+    """Return the scale of rounding of each leaf: its largest entry (T,) if no sum cancelled.
+
+    It is both passes with absolute values: forward |W| |a| + |b| through |f′|, at the output
+    |y| s + |t|, backward (|W|ᵀ |δ|) ∘ |f′|, and at last |Δ|ᵀ |A| / Σw.
+    """
+
+    def size(array: Any) -> np.ndarray:
+        return np.abs(np.asarray(array, np.float64))
+
+    inputs = [size(evidence.inputs[0])]
+    for number, (weight, bias) in enumerate(draws.params[:-1]):
+        z = inputs[-1] @ np.swapaxes(size(weight), 1, 2)
+        z = z if bias is None else z + size(bias)[:, None, :]
+        a = size(evidence.inputs[number + 1])
+        inputs.append(np.maximum(a, size(evidence.slopes[number]) * z))
+
+    targets, prediction = draws.targets, size(evidence.prediction)
+    if targets.shape != prediction.shape:
+        targets = np.eye(network.sizes[-1])[targets]
+    total = size(targets).sum(axis=-1, keepdims=True) if _is_softmax(network) else 1
+    delta = prediction * total + size(targets)
+    if draws.weights is None:
+        total_weight = np.full(len(delta), delta.shape[1])
+    else:
+        delta = delta * draws.weights[:, :, None]
+        total_weight = draws.weights.sum(axis=1)
+    scales: list[np.ndarray] = []
+    for number in reversed(range(len(inputs))):
+        if number < len(inputs) - 1:
+            above = delta @ size(draws.params[number + 1].weight)
+            delta = above * size(evidence.slopes[number])
+        weight = np.swapaxes(delta, 1, 2) @ inputs[number]
+        leaves = [weight.max(axis=(1, 2)) / total_weight]
+        if network.bias:
+            leaves.append(delta.sum(axis=1).max(axis=1) / total_weight)
+        scales = leaves + scales
+    return scales
+
+
+def _is_softmax(network: Network) -> bool:
+    return network.loss == "softmax_cross_entropy"
+
+
+def off_kinks(network: Network, evidence: Evidence, margin: float) -> np.ndarray:
+    """Return which trials (T,) have no preactivation within the margin of a jump of f′.
+
+    There, rounding decides the side and with it the derivative; a value of exactly 0 is no doubt.
+    """
+    clear = np.ones(len(evidence.output_delta), bool)
+    for name, z in zip(network.activations, evidence.preactivations, strict=False):
+        if name in ("relu", "leaky_relu"):
+            near = (np.abs(z) < margin) & (z != 0)
+            clear &= ~near.any(axis=(1, 2))
+    return clear
+
+
+def worst_of(
+    network: Network, evidence: Evidence, draws: Draws, counted: np.ndarray
+) -> tuple[Difference, int]:
+    """Return the worst difference between our gradient and the oracle's, and its trial.
+
+    Only the trials `counted` (T,) are looked at.
+    """
+    scales = uncancelled(network, evidence, draws)
+    worst, trial = NO_DIFFERENCE, 0
+    pairs = zip(
+        leaf_names(network),
+        jax.tree.leaves(evidence.ours[1]),
+        jax.tree.leaves(evidence.oracle[1]),
+        scales,
+        strict=True,
+    )
+    for name, ours, theirs, scale in pairs:
+        axes = tuple(range(1, ours.ndim))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            distance = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(axis=axes)
+            largest = np.maximum(np.abs(theirs).max(axis=axes), scale)
+            size = np.where(distance == 0, 0, distance / largest)
+        size[~np.isfinite(distance)] = np.inf
+        size[~counted] = 0
+        number = int(np.argmax(size))
+        if size[number] > worst.size:
+            worst = compare(name, ours[number], theirs[number], scale[number])
+            trial = number
+    return worst, trial
