@@ -1,3 +1,45 @@
 """Multi-layer perceptrons in JAX with gradients derived by hand, proved, and then used."""
 
+from jaxmlp.backprop import Trace, backward, forward
+from jaxmlp.evaluation import Metrics, evaluate, predictions
+from jaxmlp.gradients import (
+    clipped_gradient_sum,
+    input_gradients,
+    logits,
+    loss,
+    loss_and_gradient,
+    per_example_gradient_norms,
+    per_example_gradients,
+    weighted_gradient_sum,
+)
+from jaxmlp.network import Layer, Network, init
+from jaxmlp.training.loop import Fit, fit
+from jaxmlp.training.runs import load
+from jaxmlp.verification.checks import check_gradients
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Fit",
+    "Layer",
+    "Metrics",
+    "Network",
+    "Trace",
+    "__version__",
+    "backward",
+    "check_gradients",
+    "clipped_gradient_sum",
+    "evaluate",
+    "fit",
+    "forward",
+    "init",
+    "input_gradients",
+    "load",
+    "logits",
+    "loss",
+    "loss_and_gradient",
+    "per_example_gradient_norms",
+    "per_example_gradients",
+    "predictions",
+    "weighted_gradient_sum",
+]
