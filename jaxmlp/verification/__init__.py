@@ -4,7 +4,7 @@ from typing import Any
 
 
 def repeat(row: str, **where: Any) -> dict[str, Any]:
-    """Return one trial of the table that `jaxmlp verify` prints, see `table.repeat`."""
-    from jaxmlp.verification import table
+    """Return one trial of the table that `jaxmlp verify` prints, see `trials.repeat`."""
+    from jaxmlp.verification import trials
 
-    return table.repeat(row, **where)
+    return trials.repeat(row, **where)

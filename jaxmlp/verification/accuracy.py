@@ -144,7 +144,9 @@ def _measured(
     name: str, z: np.ndarray, ours: np.ndarray, automatic: np.ndarray, exact: np.ndarray
 ) -> Measured:
     mine = _worst(name, ours, exact)
-    return Measured(name, mine, _worst(name, automatic, exact), str(z[mine.place[0]]))
+    return Measured(
+        name, mine, _worst(name, automatic, exact), str(np.atleast_1d(z[mine.place[0]]).tolist())
+    )
 
 
 def _worst(name: str, got: np.ndarray, exact: np.ndarray) -> Difference:

@@ -23,9 +23,8 @@ from jaxmlp.verification.comparison import (
 )
 from jaxmlp.verification.diagnosis import Ingredients, diagnose, shape_mistakes
 from jaxmlp.verification.evidence import Evidence, gather, make_draws, uncancelled
+from jaxmlp.verification.trials import FLOAT64
 
-FLOAT64 = np.dtype(np.float64)
-FLOAT32 = np.dtype(np.float32)
 FLOAT64_BOUND = 1e-13
 # A user's formula may be right and still cancel, as 1 − tanh² does; a wrong one is far off.
 USER_FLOAT64_BOUND = 1e-10
@@ -98,7 +97,7 @@ def check_gradients(
     draws = make_draws(network, trials, rng, n_examples=n_examples, given=given)
     _check_draw(network, draws.trial(0))
     evidence = gather(network, draws, FLOAT64)
-    judge = _Judge(network, draws, evidence)
+    judge = Judge(network, draws, evidence)
     outcome = judge.ours() if gradient_fn is None else judge.users(gradient_fn)
     if outcome.broken and gradient_fn is not None:
         faults = _faults_with_equal_widths(gradient_fn, network, draws, rng)
@@ -151,23 +150,6 @@ def _check_draw(network: Network, draw: Draws) -> None:
         check_batch(network, *draw)
 
 
-def ingredients(network: Network, draws: Draws, evidence: Evidence, trial: int) -> Ingredients:
-    """Return what the copy of the backward pass begins from, for one draw."""
-    draw = draws.trial(trial)
-    ones = np.ones(len(draw.inputs))
-    weights: Any = tuple(layer.weight for layer in draw.params)
-    return Ingredients(
-        network=network,
-        weights=weights,
-        inputs=tuple(leaf[trial] for leaf in evidence.inputs),
-        preactivations=tuple(leaf[trial] for leaf in evidence.preactivations),
-        slopes=tuple(leaf[trial] for leaf in evidence.slopes),
-        prediction=evidence.prediction[trial],
-        output_delta=evidence.output_delta[trial],
-        sample_weight=ones if draw.weights is None else draw.weights,
-    )
-
-
 class _Outcome(NamedTuple):
     """What the judge found; `broken` tells that shapes did not fit or the function raised."""
 
@@ -180,7 +162,7 @@ class _Outcome(NamedTuple):
     broken: bool = False
 
 
-class _Judge:
+class Judge:
     """Compares gradients of the same draws with the oracle's."""
 
     def __init__(self, network: Network, draws: Draws, evidence: Evidence) -> None:
@@ -217,8 +199,22 @@ class _Judge:
 
     def shape_mistakes(self) -> list[str]:
         """Return the mistakes that cannot but fail on this network's shapes."""
-        given = ingredients(self.network, self.draws, self.evidence, 0)
-        return [f"perhaps {name}" for name in shape_mistakes(given)]
+        return [f"perhaps {name}" for name in shape_mistakes(self.ingredients(0))]
+
+    def ingredients(self, trial: int) -> Ingredients:
+        """Return what a copy of the backward pass begins from, for one draw."""
+        draw: Any = self.draws.trial(trial)
+        ones = np.ones(len(draw.inputs))
+        return Ingredients(
+            network=self.network,
+            weights=tuple(layer.weight for layer in draw.params),
+            inputs=tuple(leaf[trial] for leaf in self.evidence.inputs),
+            preactivations=tuple(leaf[trial] for leaf in self.evidence.preactivations),
+            slopes=tuple(leaf[trial] for leaf in self.evidence.slopes),
+            prediction=self.evidence.prediction[trial],
+            output_delta=self.evidence.output_delta[trial],
+            sample_weight=ones if draw.weights is None else draw.weights,
+        )
 
     def _judge(
         self, leaves_of: Callable[[int], list[np.ndarray]], trials: range, bound: float
@@ -241,7 +237,7 @@ class _Judge:
                     failures[name] = max(before, difference, key=lambda d: d.size)
             if wrong:
                 reasons = diagnose(
-                    ingredients(self.network, self.draws, self.evidence, trial),
+                    self.ingredients(trial),
                     [np.asarray(leaf, np.float64) for leaf in got],
                     self.names,
                     tolerance=max(1e-7, 10 * bound),
@@ -275,7 +271,7 @@ def _faults_with_equal_widths(
     classes = draws.targets.ndim == 2
     n_examples = draws.inputs.shape[1]
     draws = make_draws(square, 4, rng, classes=classes, n_examples=n_examples, given=given)
-    outcome = _Judge(square, draws, gather(square, draws, FLOAT64)).users(gradient_fn)
+    outcome = Judge(square, draws, gather(square, draws, FLOAT64)).users(gradient_fn)
     return list(outcome.faults)
 
 

@@ -116,6 +116,16 @@ class GradientReport:
         return "\n".join(lines)
 
 
+class Found(NamedTuple):
+    """What a row of the table found in one of its cases, at its worst."""
+
+    difference: Difference
+    case: Any = ""
+    reproduce: str = ""
+    failed: bool = False
+    detail: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One row of the table that `jaxmlp verify` prints.

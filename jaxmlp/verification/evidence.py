@@ -202,7 +202,9 @@ def uncancelled(network: Network, evidence: Evidence, draws: Draws) -> list[np.n
     """Return the scale of rounding of each leaf: its largest entry (T,) if no sum cancelled.
 
     It is both passes with absolute values: forward |W| |a| + |b| through |f′|, at the output
-    |y| s + |t|, backward (|W|ᵀ |δ|) ∘ |f′|, and at last |Δ|ᵀ |A| / Σw.
+    |y| s + |t|, backward (|W|ᵀ |δ|) ∘ |f′|, and at last |Δ|ᵀ |A| / Σw. The last step alone is too
+    small a scale where Δ is what an earlier sum left after cancelling: with narrow layers of
+    rectifiers or soft targets that are nearly met, two right passes differ by 4e-13 of it.
     """
 
     def size(array: Any) -> np.ndarray:

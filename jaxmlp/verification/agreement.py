@@ -1,0 +1,77 @@
+"""The rows that compare our gradient with `jax.grad`: a grid of architectures, three precisions.
+
+Each precision is compared with `jax.grad` in float64 at the same, rounded parameters: in float32
+`jax.grad` is itself up to 1e-5 off where units saturate.
+"""
+
+from functools import lru_cache
+
+from jaxmlp.verification.cases import Case, Draws
+from jaxmlp.verification.comparison import Found
+from jaxmlp.verification.evidence import (
+    Evidence,
+    gather,
+    off_kinks,
+    our_gradients,
+    worst_of,
+)
+from jaxmlp.verification.trials import (
+    BFLOAT16,
+    FLOAT32,
+    FLOAT64,
+    Settings,
+    call_of,
+    cases_of,
+    draws_of,
+    in_parallel,
+)
+
+# Nearer to a kink than this, rounding decides the side, and with it the derivative.
+_KINK_MARGINS = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 5e-2}
+
+
+def float64(settings: Settings) -> list[Found]:
+    """Compare ours in float64."""
+    return [wide for wide, _ in _wide_and_narrow(settings)]
+
+
+def float32(settings: Settings) -> list[Found]:
+    """Compare ours in float32, products in full."""
+    return [narrow for _, narrow in _wide_and_narrow(settings)]
+
+
+def bfloat16(settings: Settings) -> list[Found]:
+    """Compare ours in bfloat16."""
+    cases = cases_of("bfloat16", settings.full)
+
+    def judge(number: int) -> Found:
+        case = cases[number]
+        draws = draws_of("bfloat16", number, settings)
+        evidence = gather(case.network, draws, BFLOAT16, FLOAT64)
+        return _worst("bfloat16", number, case, draws, evidence, settings)
+
+    return in_parallel(judge, len(cases))
+
+
+@lru_cache(maxsize=1)
+def _wide_and_narrow(settings: Settings) -> list[tuple[Found, Found]]:
+    """Return what is found in float64 and in float32, from the same draws and the same oracle."""
+    cases = cases_of("float64", settings.full)
+
+    def judge(number: int) -> tuple[Found, Found]:
+        case = cases[number]
+        draws = draws_of("float64", number, settings)
+        evidence = gather(case.network, draws, FLOAT64)
+        wide = _worst("float64", number, case, draws, evidence, settings)
+        evidence = evidence._replace(ours=our_gradients(case.network, draws, FLOAT32))
+        return wide, _worst("float32", number, case, draws, evidence, settings)
+
+    return in_parallel(judge, len(cases))
+
+
+def _worst(
+    row: str, number: int, case: Case, draws: Draws, evidence: Evidence, settings: Settings
+) -> Found:
+    counted = off_kinks(case.network, evidence, _KINK_MARGINS[row])
+    difference, trial = worst_of(case.network, evidence, draws, counted)
+    return Found(difference, case, call_of(row, number, trial, settings))

@@ -1,0 +1,113 @@
+"""The row that compares what is contracted from the pairs with vmapped `jax.grad`."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmlp.gradients import (
+    clipped_gradient_sum,
+    input_gradients,
+    loss,
+    per_example_gradient_norms,
+    per_example_gradients,
+    weighted_gradient_sum,
+)
+from jaxmlp.network import Network
+from jaxmlp.verification import oracles
+from jaxmlp.verification.cases import Draws
+from jaxmlp.verification.comparison import NO_DIFFERENCE, Found, compare
+from jaxmlp.verification.evidence import compiler_options, exactly
+from jaxmlp.verification.trials import (
+    FLOAT64,
+    Settings,
+    call_of,
+    cases_of,
+    draws_of,
+    in_parallel,
+)
+
+
+def contractions_row(settings: Settings) -> list[Found]:
+    """Compare what is contracted from the pairs with vmapped `jax.grad` of the plain loss."""
+    cases = cases_of("contractions", settings.full)
+
+    def judge(number: int) -> Found:
+        case = cases[number]
+        draws = draws_of("contractions", number, settings)
+        rng = np.random.default_rng([settings.seed, 8, number])
+        coefficients = rng.normal(size=draws.inputs.shape[:2])
+        with exactly(FLOAT64):
+            program = jax.jit(
+                jax.vmap(partial(_contracted, case.network)), compiler_options=compiler_options()
+            )
+            ours, oracle = jax.device_get(program(draws, coefficients))
+        found = Found(NO_DIFFERENCE, case)
+        for name, mine in ours.items():
+            leaves = zip(*map(jax.tree.leaves, (mine, *oracle[name])), strict=True)
+            for got, right, scale in leaves:
+                for trial in range(settings.trials):
+                    difference = compare(name, got[trial], right[trial], scale[trial])
+                    if difference.size > found.difference.size:
+                        call = call_of("contractions", number, trial, settings)
+                        found = Found(difference, case, call)
+        return found
+
+    return in_parallel(judge, len(cases))
+
+
+def _contracted(network: Network, draw: Draws, coefficients: Any) -> tuple[Any, Any]:
+    """Return every contraction of one batch, ours and from per-example `jax.grad`, by name."""
+    params, inputs, targets, weights = draw
+    args = (network, params, inputs, targets)
+    plain = partial(oracles.plain_loss, network.activations, network.loss)
+
+    def one(params: Any, x: Any, t: Any) -> Any:
+        return plain(params, x[None, :], t[None], None)
+
+    unweighted = jax.vmap(jax.grad(one, (0, 1)), (None, 0, 0))(params, inputs, targets)
+    w = jnp.ones(len(inputs)) if weights is None else weights
+
+    def rows(factor: Any, tree: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: leaf * jnp.reshape(factor, (-1,) + (1,) * (leaf.ndim - 1)), tree
+        )
+
+    def total(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), tree)
+
+    def size(tree: Any) -> Any:
+        return jax.tree.map(jnp.abs, tree)
+
+    each, each_input = rows(w, unweighted)
+    squares = [jnp.sum(leaf.reshape(len(w), -1) ** 2, axis=1) for leaf in jax.tree.leaves(each)]
+    norms = jnp.sqrt(sum(squares))
+    clip = jnp.median(norms)
+    factors = jnp.minimum(1, clip / jnp.where(norms > 0, norms, 1))
+    mean = jax.grad(plain, (0, 1))(params, inputs, targets, weights)
+    mean_size = jax.tree.map(lambda leaf: leaf / jnp.sum(w), (total(size(each)), size(each_input)))
+    oracle = {  # the value, and the same sum of absolute values
+        "per_example_gradients": (each, size(each)),
+        "per_example_gradient_norms": (norms, norms),
+        "weighted_gradient_sum": (
+            total(rows(coefficients, each)),
+            total(size(rows(coefficients, each))),
+        ),
+        "clipped_gradient_sum": (
+            (total(rows(factors, each)), norms),
+            (total(size(rows(factors, each))), norms),
+        ),
+        "input_gradients": (each_input, size(each_input)),
+        "grad of loss": (mean, mean_size),
+    }
+    ours = {
+        "per_example_gradients": per_example_gradients(*args, weights),
+        "per_example_gradient_norms": per_example_gradient_norms(*args, weights),
+        "weighted_gradient_sum": weighted_gradient_sum(*args, coefficients, weights),
+        "clipped_gradient_sum": clipped_gradient_sum(*args, clip, weights),
+        "input_gradients": input_gradients(*args, weights),
+        "grad of loss": jax.grad(loss, (1, 2))(*args, weights),
+    }
+    return ours, oracle

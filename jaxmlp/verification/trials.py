@@ -1,0 +1,146 @@
+"""The networks and the draws of every row of the table, by number: any trial can be repeated."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmlp.validation import check_name
+from jaxmlp.verification.cases import Case, Draws, grid, network_of, sample
+from jaxmlp.verification.evidence import gather, in_dtype, make_draws, our_gradients
+
+FLOAT64 = np.dtype(np.float64)
+FLOAT32 = np.dtype(np.float32)
+BFLOAT16 = np.dtype(jnp.bfloat16)
+
+# Row → the stream of random numbers that its draws come from; the grid's precisions share theirs.
+_STREAMS = {
+    "float64": 0,
+    "float32": 0,
+    "bfloat16": 0,
+    "differences": 2,
+    "numpy": 3,
+    "contractions": 4,
+}
+
+
+class Settings(NamedTuple):
+    """What a run of the table depends on."""
+
+    trials: int = 20
+    seed: int = 0
+    full: bool = False
+
+
+def cases_of(row: str, full: bool) -> list[Case]:
+    """Return the cases of a row; `full` matters to the grid alone."""
+    if row == "bfloat16":
+        return sample()
+    if row in ("differences", "numpy"):
+        return sample("highest")
+    if row == "contractions":
+        return [
+            Case(network_of(activation, loss, depth, bias, "highest"), classes, weighted)
+            for activation, loss, depth, bias, classes, weighted in _CONTRACTED
+        ]
+    return grid(full, "highest")
+
+
+_CONTRACTED = (
+    ("sigmoid", "softmax_cross_entropy", 1, True, True, False),
+    ("relu", "softmax_cross_entropy", 3, True, False, True),
+    ("tanh", "sigmoid_binary_cross_entropy", 2, False, False, True),
+    ("gelu", "squared_error", 1, True, False, True),
+    ("silu", "poisson", 2, True, False, False),
+    ("identity", "softmax_cross_entropy", 0, False, True, True),
+)
+
+
+def draws_of(row: str, number: int, settings: Settings) -> Draws:
+    """Return the draws of case `number` of a row.
+
+    Those of the grid are float32 numbers, so that its precisions compute with the same ones;
+    differences need room around every kink, and several draws for one that has it.
+    """
+    case = cases_of(row, settings.full)[number]
+    stream = (
+        [settings.seed, number] if _STREAMS[row] == 0 else [settings.seed, _STREAMS[row], number]
+    )
+    trials = settings.trials
+    if row == "differences":
+        trials = 4 * differences_tried(settings)
+    elif row == "numpy":
+        trials = min(trials, 5)
+    draws = make_draws(
+        case.network,
+        trials,
+        np.random.default_rng(stream),
+        classes=case.classes,
+        weighted=case.weighted,
+        zeros=row != "differences",
+    )
+    return in_dtype(in_dtype(draws, FLOAT32), FLOAT64) if _STREAMS[row] == 0 else draws
+
+
+def differences_tried(settings: Settings) -> int:
+    """Return how many draws of each case the row "differences" looks at, to make up the trials."""
+    return -(-settings.trials // len(cases_of("differences", settings.full)))
+
+
+def call_of(row: str, number: int, trial: int, settings: Settings) -> str:
+    """Return the call of `repeat` that yields this trial."""
+    call = (
+        f"jaxmlp.verification.repeat({row!r}, case={number}, trial={trial}, "
+        f"trials={settings.trials}, seed={settings.seed}"
+    )
+    return call + (", full=True)" if settings.full else ")")
+
+
+def repeat(
+    row: str, *, case: int, trial: int, trials: int, seed: int, full: bool = False
+) -> dict[str, Any]:
+    """Return one trial of the table, as its report names it.
+
+    Args:
+        row: "float64", "float32", "bfloat16", "contractions", "differences" or "numpy".
+        case: The number of the architecture.
+        trial: The draw.
+        trials: How many draws the table was made with.
+        seed: The seed that it was made with.
+        full: Whether all architectures were run.
+
+    Returns:
+        The `network`, the `draw` (params, inputs, targets, weights) in float64, and `ours` and
+        `oracle`, each (loss, gradient of the mean loss).
+
+    Raises:
+        ValueError: Another row, with the nearest one, or a case or trial that there is not.
+    """
+    check_name("row", row, _STREAMS)
+    settings = Settings(trials, seed, full)
+    cases = cases_of(row, full)
+    if not 0 <= case < len(cases):
+        raise ValueError(f"case: expected 0 to {len(cases) - 1}, got {case}")
+    network = cases[case].network
+    draws = draws_of(row, case, settings)
+    if not 0 <= trial < len(draws.inputs):
+        raise ValueError(f"trial: expected 0 to {len(draws.inputs) - 1}, got {trial}")
+    evidence = gather(network, draws, BFLOAT16 if row == "bfloat16" else FLOAT64, FLOAT64)
+    if row == "float32":
+        evidence = evidence._replace(ours=our_gradients(network, draws, FLOAT32))
+    return {
+        "network": network,
+        "draw": draws.trial(trial),
+        "ours": jax.tree.map(lambda leaf: leaf[trial], evidence.ours),
+        "oracle": jax.tree.map(lambda leaf: leaf[trial], evidence.oracle),
+    }
+
+
+def in_parallel(function: Callable[[int], Any], n_cases: int) -> list[Any]:
+    """Map over cases on all cores: compiling, most of the time, runs outside Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, range(n_cases)))
