@@ -21,7 +21,7 @@ from jaxmlp.data import Dataset, load_dataset
 from jaxmlp.network import Network, init
 from jaxmlp.training import runs
 from jaxmlp.training.loop import TrainingState, check_settings, fit
-from jaxmlp.validation import check_float_dtype
+from jaxmlp.validation import check_float_dtype, check_name
 from jaxmlp.verification.comparison import Row, to_json
 
 
@@ -35,13 +35,12 @@ class Train:
     """A folder with the four idx files of mnist or fashion_mnist, gzipped or not."""
     hidden: tuple[int, ...] = (128, 64)
     """Units of each hidden layer; give the option without a number for none."""
-    activation: str = "sigmoid"
-    """The hidden layers' activation: identity, sigmoid, tanh, relu, leaky_relu, elu, softplus,
-    silu, gelu or gelu_tanh."""
-    loss: Literal["softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error"] = (
-        "softmax_cross_entropy"
-    )
-    """The loss; all but softmax take the classes as one-hot rows."""
+    activation: tuple[str, ...] = ("sigmoid",)
+    """The hidden layers' activation, one for all or one for each: identity, sigmoid, tanh, relu,
+    leaky_relu, elu, softplus, silu, gelu or gelu_tanh."""
+    loss: str = "softmax_cross_entropy"
+    """softmax_cross_entropy, sigmoid_binary_cross_entropy or squared_error; the last two take the
+    classes as one-hot rows."""
     bias: bool = True
     """Whether the layers have biases."""
     optimizer: str = "adam"
@@ -82,6 +81,8 @@ class Verify:
     """Also write the table to this file."""
 
 
+_LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
+
 _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
@@ -90,6 +91,9 @@ _Command = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the `jaxmlp` command with these arguments, by default the process's, and exit."""
+    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(jaxmlp.__version__)
+        return
     command: Any = tyro.cli(
         _Command,  # pyright: ignore[reportArgumentType]
         prog="jaxmlp",
@@ -122,48 +126,55 @@ def _train(options: Train) -> None:
     device = _checked(lambda: _device(options.device))
     network, data = _checked(lambda: _prepared(options, device))
     run = _checked(lambda: runs.new_run(options.output, options.dataset))
-    with jax.default_device(device):
-        first_key, order_key = jax.random.split(jax.random.key(options.seed))
-        params = init(network, first_key, options.dtype)
-        metadata = {
-            "jaxmlp_version": jaxmlp.__version__,
-            "dataset": {"name": data.name, "source": data.source, "n_classes": data.n_classes},
-            "training": {
-                field.name: getattr(options, field.name)
-                for field in dataclasses.fields(options)
-                if field.name not in ("dataset", "data_dir", "output")
-            },
-        }
-        print(_heading(options, network, data, device), flush=True)
-
-        def after_epoch(record: dict[str, float], _: TrainingState) -> None:
-            runs.append_metrics(run, record)
-            print(_line(record, options.epochs), flush=True)
-
-        train, test = (_arrays(part, network) for part in (data.train, data.test))
-        try:
-            runs.write_config(run, network, metadata)
-            fitted = fit(
-                network,
-                params,
-                *train,
-                key=order_key,
-                optimizer=options.optimizer,
-                learning_rate=options.learning_rate,
-                schedule=options.schedule,
-                batch_size=options.batch_size,
-                epochs=options.epochs,
-                label_smoothing=options.label_smoothing,
-                evaluation={"test": test},
-                callbacks=[after_epoch],
-            )
-            runs.save_model(run, fitted.params)
-        except (FloatingPointError, OSError) as error:
-            _fail(error, 1)
-    last = fitted.history[-1]
+    print(_heading(options, network, data, device), flush=True)
+    try:
+        with jax.default_device(device):
+            last = _fit_and_save(options, network, data, run)
+    except (FloatingPointError, OSError) as error:
+        _fail(error, 1)
+    except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
+        _fail(f"{device.device_kind}: {str(error).splitlines()[0]}", 1)
     figure = next(name for name in ("test_accuracy", "test_loss") if name in last)
     seconds = time.perf_counter() - begin
     print(f"{figure.replace('_', ' ')} {last[figure]:.4f} after {seconds:.1f} s; saved in {run}")
+
+
+def _fit_and_save(options: Train, network: Network, data: Dataset, run: Path) -> dict[str, float]:
+    """Train the network, write the run's files, and return the record of the last epoch."""
+    first_key, order_key = jax.random.split(jax.random.key(options.seed))
+    params = init(network, first_key, options.dtype)
+    metadata = {
+        "jaxmlp_version": jaxmlp.__version__,
+        "dataset": {"name": data.name, "source": data.source, "n_classes": data.n_classes},
+        "training": {
+            field.name: getattr(options, field.name)
+            for field in dataclasses.fields(options)
+            if field.name not in ("dataset", "data_dir", "output")
+        },
+    }
+    runs.write_config(run, network, metadata)
+
+    def after_epoch(record: dict[str, float], _: TrainingState) -> None:
+        runs.append_metrics(run, record)
+        print(_line(record, options.epochs), flush=True)
+
+    train, test = (_arrays(part, network) for part in (data.train, data.test))
+    fitted = fit(
+        network,
+        params,
+        *train,
+        key=order_key,
+        optimizer=options.optimizer,
+        learning_rate=options.learning_rate,
+        schedule=options.schedule,
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        label_smoothing=options.label_smoothing,
+        evaluation={"test": test},
+        callbacks=[after_epoch],
+    )
+    runs.save_model(run, fitted.params)
+    return fitted.history[-1]
 
 
 def _device(choice: str) -> Any:
@@ -196,7 +207,9 @@ def _prepared(options: Train, device: Any) -> tuple[Network, Dataset]:
         raise ValueError(f"seed: expected an integer from 0 to 2^63 - 1, got {options.seed}")
     if min(options.hidden, default=1) < 1:
         raise ValueError(f"hidden: expected sizes of at least 1, got {list(options.hidden)}")
-    probe = Network((1, *options.hidden, 1), options.activation, precision=options.precision)
+    check_name("loss", options.loss, _LOSSES_OF_CLASSES)
+    activation = options.activation[0] if len(options.activation) == 1 else options.activation
+    probe = Network((1, *options.hidden, 1), activation, precision=options.precision)
     if probe.precision is not None:  # not every device has every precision: ask before the data
         with jax.default_device(device):
             one = jax.ShapeDtypeStruct((1, 1), np.dtype(options.dtype))
@@ -205,7 +218,7 @@ def _prepared(options: Train, device: Any) -> tuple[Network, Dataset]:
     data = load_dataset(options.dataset, data_dir)
     network = Network(
         (data.train.inputs.shape[1], *options.hidden, data.n_classes),
-        options.activation,
+        activation,
         options.loss,
         options.bias,
         options.precision,
@@ -232,7 +245,7 @@ def _arrays(examples: Any, network: Network) -> tuple[np.ndarray, np.ndarray]:
 def _heading(options: Train, network: Network, data: Dataset, device: Any) -> str:
     """Return what is about to happen: device, dtype, precision, data, network."""
     sizes = "-".join(str(size) for size in network.sizes)
-    activation = options.activation if network.activations else "no hidden layer"
+    activation = " ".join(options.activation) if network.activations else "no hidden layer"
     precision = options.precision or jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
     return "\n".join(
         (

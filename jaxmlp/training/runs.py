@@ -49,7 +49,10 @@ def new_run(path: str | os.PathLike[str] | None, dataset: str) -> Path:
         raise FileExistsError(
             f"output: expected a new or empty folder, got {folder}, which already holds files"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"output: cannot make the folder {folder}: {error.strerror}") from error
     return folder
 
 
