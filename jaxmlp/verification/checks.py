@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxmlp.batch import check_batch
 from jaxmlp.network import Network, Parameters
-from jaxmlp.validation import check_key
+from jaxmlp.validation import check_classes, check_finite, check_key
 from jaxmlp.verification.cases import N_EXAMPLES, Draws
 from jaxmlp.verification.comparison import (
     NO_DIFFERENCE,
@@ -72,7 +72,8 @@ def check_gradients(
 
     Raises:
         TypeError: The key is no typed key, or targets of another kind.
-        ValueError: Shapes that do not fit, or no trials.
+        ValueError: Shapes that do not fit, values that are not finite, classes out of range, or no
+            trials.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxmlp
@@ -90,19 +91,18 @@ def check_gradients(
     given = _given(network, params, inputs, targets, sample_weight)
     if params is not None and inputs is not None and targets is not None:
         trials = 1
-    n_examples = N_EXAMPLES
-    for value in (given.inputs, given.targets, given.weights):
-        n_examples = n_examples if value is None else len(value)
+    sizes = [len(v) for v in (given.inputs, given.targets, given.weights) if np.ndim(v) > 0]
+    n_examples = sizes[0] if sizes else N_EXAMPLES
+    _check_given(network, given, n_examples)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     draws = make_draws(network, trials, rng, n_examples=n_examples, given=given)
-    _check_draw(network, draws.trial(0))
     evidence = gather(network, draws, FLOAT64)
     judge = Judge(network, draws, evidence)
     outcome = judge.ours() if gradient_fn is None else judge.users(gradient_fn)
     if outcome.broken and gradient_fn is not None:
-        faults = _faults_with_equal_widths(gradient_fn, network, draws, rng)
-        faults = faults or judge.shape_mistakes()
-        outcome = outcome._replace(faults=faults)
+        square = _with_equal_widths(gradient_fn, network, draws, rng)
+        guesses = judge.shape_mistakes() if square.failures else ()
+        outcome = outcome._replace(faults=square.faults or guesses)
     name = "jaxmlp.loss_and_gradient" if gradient_fn is None else _name_of(gradient_fn)
     return GradientReport(
         passed=not outcome.failures and not outcome.findings,
@@ -144,10 +144,24 @@ def _given(
     return Draws(*drawn)
 
 
-def _check_draw(network: Network, draw: Draws) -> None:
-    """Raise where what the caller gave does not fit together."""
+def _check_given(network: Network, given: Draws, n_examples: int) -> None:
+    """Raise where what the caller gave does not fit the network, or not together."""
+    rng = np.random.default_rng(0)
+    drawn = make_draws(network, 1, rng, n_examples=n_examples).trial(0)
+    chosen: Any = (
+        given.params or drawn.params,
+        drawn.inputs if given.inputs is None else given.inputs,
+        drawn.targets if given.targets is None else given.targets,
+    )
     with jax.enable_x64(True):
-        check_batch(network, *draw)
+        check_batch(network, *chosen, given.weights)
+    for name, value in zip(leaf_names(network), jax.tree.leaves(given.params), strict=False):
+        check_finite(name, value)
+    for name in ("inputs", "targets", "weights"):
+        if (value := getattr(given, name)) is not None:
+            check_finite("sample_weight" if name == "weights" else name, value)
+    if given.targets is not None and given.targets.dtype.kind in "iu" and given.targets.ndim == 1:
+        check_classes("targets", given.targets, network.sizes[-1])
 
 
 class _Outcome(NamedTuple):
@@ -240,7 +254,7 @@ class Judge:
                     self.ingredients(trial),
                     [np.asarray(leaf, np.float64) for leaf in got],
                     self.names,
-                    tolerance=max(1e-7, 10 * bound),
+                    tolerance=max(1e-7, bound / 10),
                 )
                 faults = reasons if faults is None else [f for f in faults if f in reasons]
         return _Outcome(bound, worst, worst_trial, list(failures.values()), (), faults or ())
@@ -261,18 +275,17 @@ class Judge:
         return findings
 
 
-def _faults_with_equal_widths(
+def _with_equal_widths(
     gradient_fn: GradientFunction, network: Network, draws: Draws, rng: np.random.Generator
-) -> list[str]:
-    """Return the mistakes named where all widths are equal, so that products of any shapes fit."""
+) -> _Outcome:
+    """Return what is found where all widths are equal, so that products of any shapes fit."""
     square = dataclasses.replace(network, sizes=(_SQUARE,) * len(network.sizes))
     weights = None if draws.weights is None else draws.weights[0]
     given = Draws((), None, None, weights)  # pyright: ignore[reportArgumentType]
     classes = draws.targets.ndim == 2
     n_examples = draws.inputs.shape[1]
     draws = make_draws(square, 4, rng, classes=classes, n_examples=n_examples, given=given)
-    outcome = Judge(square, draws, gather(square, draws, FLOAT64)).users(gradient_fn)
-    return list(outcome.faults)
+    return Judge(square, draws, gather(square, draws, FLOAT64)).users(gradient_fn)
 
 
 def _call(gradient_fn: GradientFunction, draw: Draws) -> Any:
@@ -283,14 +296,17 @@ def _call(gradient_fn: GradientFunction, draw: Draws) -> Any:
     with jax.enable_x64(True):
         copies = jax.tree.map(np.array, draw)
         try:
-            return jax.device_get(gradient_fn(copies.params, copies.inputs, copies.targets))
+            return gradient_fn(copies.params, copies.inputs, copies.targets)
         except AttributeError:
             arrays = jax.tree.map(jax.numpy.asarray, draw)
-            return jax.device_get(gradient_fn(arrays.params, arrays.inputs, arrays.targets))
+            return gradient_fn(arrays.params, arrays.inputs, arrays.targets)
 
 
 def flat_gradient(tree: Any) -> list[np.ndarray]:
-    """Return the arrays of a user's gradient in their order; None, a missing bias, is left out."""
+    """Return the arrays of a user's gradient in their order; None, a missing bias, is left out.
+
+    A dictionary's order is its own (JAX would sort it, bias before weight).
+    """
     if tree is None:
         return []
     if isinstance(tree, Mapping):

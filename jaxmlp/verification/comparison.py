@@ -149,11 +149,17 @@ class Row:
 
 
 def to_json(rows: Sequence[Row], settings: dict[str, Any]) -> str:
-    """Return the table as JSON, with the settings that it was made with."""
+    """Return the table as JSON, with the settings that it was made with.
+
+    JSON has no NaN and no infinity: they are the strings "nan" and "inf".
+    """
 
     def plain(row: Row) -> dict[str, Any]:
         result = dataclasses.asdict(row)
-        result["worst"] = row.worst._asdict()
+        result["worst"] = {
+            name: value if not isinstance(value, float) or np.isfinite(value) else str(value)
+            for name, value in row.worst._asdict().items()
+        }
         return result
 
     content = {

@@ -1,0 +1,207 @@
+"""Test the tester: every fault, planted in a student's backward pass, is caught and named.
+
+The backward pass here is a student's: written for a batch, from the equations, in NumPy or in JAX,
+without a line of the package's code. Each fault is the slip of the pen that its name says.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmlp import Network, check_gradients
+from jaxmlp.activations import ACTIVATIONS, Activation
+from jaxmlp.losses import LOSSES
+from jaxmlp.verification import agreement, table, trials
+from jaxmlp.verification.diagnosis import MISTAKES
+
+KEY = jax.random.key(3)
+WEIGHTS = np.array([0.5, 2.0, 1.0, 0.25, 1.5])  # of N_EXAMPLES examples
+
+# Widths that differ, so that no transpose can hide; equal ones, where no shape gives it away; and
+# equal hidden ones, where some faults fit that fit nowhere else.
+NETWORKS = {
+    "unequal": Network((5, 4, 6, 3), "relu"),
+    "equal": Network((4, 4, 4, 4), "relu"),
+    "equal hidden": Network((5, 4, 4, 3), "relu"),
+}
+
+
+def students_gradient(xp, fault="", weights=None):
+    """A gradient of softmax cross-entropy after relu layers, in NumPy or JAX, with a fault."""
+
+    def gradient(params, inputs, targets):
+        n, depth = len(inputs), len(params)
+        w = xp.ones(n) if weights is None or fault == "missing sample weight" else weights
+        a, z = [inputs], []
+        for number, (weight, bias) in enumerate(params):
+            z.append(a[-1] @ weight.T + bias[None, :])
+            a.append(xp.where(z[-1] > 0, z[-1], 0.0) if number < depth - 1 else z[-1])
+        y = xp.exp(z[-1] - z[-1].max(axis=1, keepdims=True))
+        y = y / y.sum(axis=1, keepdims=True)
+        t = xp.eye(y.shape[1])[xp.asarray(targets)]
+        delta = (y - t) * w[:, None]
+        if fault == "a sign":
+            delta = -delta
+        total = 1.0 if fault == "missing 1/N" else w.sum()
+        result = []
+        for l in reversed(range(depth)):
+            layer_input = a[max(l - 1, 0)] if fault == "off-by-one layer" else a[l]
+            bias_total = 1.0 if fault == "a sum for a mean in the bias" else total
+            result = [delta.T @ layer_input / total, delta.sum(axis=0) / bias_total, *result]
+            if l > 0:
+                slope = xp.where(z[l - 1] > 0, 1.0, 0.0)
+                if fault == "missing f'":
+                    slope = xp.ones_like(slope)
+                elif fault == "relu'(0) = 1/2":
+                    slope = xp.where(z[l - 1] == 0, 0.5, slope)
+                elif fault == "f' of the wrong layer":
+                    slope = xp.where(z[l] > 0, 1.0, 0.0)
+                weight = params[l].weight
+                delta = (delta @ (weight.T if fault == "W not transposed" else weight)) * slope
+        factor = 1.001 if fault == "a factor 1.001" else 1.0
+        return [factor * leaf for leaf in result]
+
+    return gradient
+
+
+# Fault → its name in a report.
+FAULTS = {
+    "a factor 1.001": "a factor 1.001",
+    "missing 1/N": "missing 1/N (a sum for the mean)",
+    "a sum for a mean in the bias": "a sum for a mean in the bias",
+    "W not transposed": "W not transposed",
+    "missing f'": "missing f'",
+    "f' of the wrong layer": "f' of the wrong layer",
+    "a sign": "a sign",
+    "relu'(0) = 1/2": "relu'(0) = 1/2",
+    "missing sample weight": "missing sample weight",
+    "off-by-one layer": "off-by-one layer",
+}
+
+
+@pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_the_right_backward_of_a_student_passes(xp, network):
+    report = check_gradients(students_gradient(xp), network=network, trials=5, key=KEY)
+    assert report.passed and report, report
+    assert report.faults == report.failures == report.findings == ()
+    weighted = students_gradient(xp, weights=WEIGHTS)
+    assert check_gradients(weighted, network=network, sample_weight=WEIGHTS, trials=5, key=KEY)
+
+
+@pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_of_a_student_s_backward_is_caught_and_named(fault, network, xp):
+    weights = WEIGHTS if fault == "missing sample weight" else None
+    mine = students_gradient(xp, fault, weights)
+    report = check_gradients(mine, network=network, sample_weight=weights, trials=5, key=KEY)
+    assert not report.passed
+    assert FAULTS[fault] in report.faults, report
+    text = str(report)
+    assert "WRONG" in text and FAULTS[fault] in text
+    # The likeliest name comes first, and a report does not name everything.
+    assert len(report.faults) <= 2, report
+
+
+def test_the_list_of_known_mistakes_has_every_fault():
+    known = {mistake.name for mistake in MISTAKES}
+    assert set(FAULTS.values()) - known == {"a factor 1.001"}  # a factor is found by itself
+
+
+def test_two_faults_at_once_are_named_leaf_by_leaf():
+    def mine(params, inputs, targets):
+        right = students_gradient(np)(params, inputs, targets)
+        return [-right[0], right[1], *(1.5 * leaf for leaf in right[2:])]
+
+    report = check_gradients(mine, network=NETWORKS["unequal"], trials=3, key=KEY)
+    assert report.faults == (
+        "a sign (in params[0].weight)",
+        "a factor 1.5 (in params[1].weight, params[1].bias, params[2].weight, params[2].bias)",
+    )
+
+
+def test_a_fault_that_is_on_no_list_is_caught_with_its_place_and_both_values():
+    def mine(params, inputs, targets):
+        leaves = students_gradient(np)(params, inputs, targets)
+        leaves[2][1, 2] += 1e-6
+        return leaves
+
+    report = check_gradients(mine, network=NETWORKS["unequal"], trials=2, key=KEY)
+    assert not report.passed and report.faults == ()
+    (failure,) = report.failures
+    assert (failure.leaf, failure.place) == ("params[1].weight", (1, 2))
+    assert failure.got - failure.expected == pytest.approx(1e-6)
+    assert "params[1].weight[1, 2]" in str(report)
+    assert "no known mistake explains it" in str(report)
+
+
+# The same for our own backward pass: the check and the rows of the table see what is wrong in it.
+
+
+def wrong(activation, **parts):
+    return Activation(*(activation._replace(**parts)))
+
+
+def half_at_zero(z):
+    return jnp.where(z == 0, jnp.full_like(z, 0.5), ACTIVATIONS["identity"].derivative(z) * (z > 0))
+
+
+OUR_FAULTS = {
+    "a factor in f'": lambda patch: patch.setitem(
+        ACTIVATIONS,
+        "relu",
+        wrong(ACTIVATIONS["relu"], derivative=lambda z: jnp.where(z > 0, 1 + 1e-9, 0 * z)),
+    ),
+    "relu'(0) = 1/2": lambda patch: patch.setitem(
+        ACTIVATIONS, "relu", wrong(ACTIVATIONS["relu"], derivative=half_at_zero)
+    ),
+    "the forward pass": lambda patch: patch.setitem(
+        ACTIVATIONS, "relu", wrong(ACTIVATIONS["relu"], function=lambda z: jnp.maximum(z, 1e-6 * z))
+    ),
+    "s forgotten in s y - t": lambda patch: patch.setitem(
+        LOSSES,
+        "softmax_cross_entropy",
+        LOSSES["softmax_cross_entropy"]._replace(gradient=lambda z, t: jax.nn.softmax(z) - t),
+    ),
+}
+
+
+@pytest.fixture
+def short_table(monkeypatch):
+    """A table of two cases, relu with softmax cross-entropy, instead of hundreds."""
+    few = [
+        case
+        for case in trials.cases_of("float64", False)
+        if set(case.network.activations) == {"relu"}
+        and case.network.loss == "softmax_cross_entropy"
+        and not case.classes
+    ][:2]
+    monkeypatch.setattr(agreement, "cases_of", lambda row, full: few)
+    monkeypatch.setattr(trials, "cases_of", lambda row, full: few)
+    agreement._wide_and_narrow.cache_clear()
+    jax.clear_caches()
+    yield
+    agreement._wide_and_narrow.cache_clear()
+    jax.clear_caches()
+
+
+def rows_of(*names):
+    settings = trials.Settings(5)
+    chosen = [row for row in table.ROWS if row[0] in names]
+    return {row.name: row for row in table.verify(settings, chosen)}
+
+
+def test_the_short_table_passes_as_it_is(short_table):
+    assert {row.status for row in rows_of("float64", "float32").values()} == {"passed"}
+
+
+@pytest.mark.parametrize("fault", OUR_FAULTS)
+def test_a_fault_in_our_own_pass_fails_the_table(short_table, monkeypatch, fault):
+    OUR_FAULTS[fault](monkeypatch)
+    row = rows_of("float64")["float64"]
+    assert row.status == "failed"
+    assert not row.worst.size <= row.bound
+    assert row.worst.got != row.worst.expected
+    assert row.reproduce.startswith("jaxmlp.verification.repeat('float64', case=")
