@@ -274,7 +274,8 @@ def _line(record: dict[str, float], epochs: int) -> str:
 
 
 def _verify(options: Verify) -> None:
-    from jaxmlp.verification.table import Settings, verify
+    from jaxmlp.verification import table
+    from jaxmlp.verification.trials import Settings
 
     if options.trials < 1:
         _fail(f"trials: expected an integer of at least 1, got {options.trials}", 2)
@@ -287,7 +288,7 @@ def _verify(options: Verify) -> None:
     begin = time.perf_counter()
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {settings}", flush=True)
     rows = []
-    for row in verify(settings):
+    for row in table.verify(settings, table.ROWS):
         rows.append(row)
         print(_row_text(row), flush=True)
     seconds = time.perf_counter() - begin

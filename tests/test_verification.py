@@ -259,6 +259,7 @@ def test_draws_are_networks_as_the_design_wants_them():
     network = Network((50, 60, 40, 3), "relu")
     draws = make_draws(network, 20, np.random.default_rng(0), weighted=True)
     weight, bias = draws.params[0]
+    assert bias is not None
     # N(0, 1/fan_in) and 0.1 N(0, 1) over 59,000 and 1,180 numbers (a unit of each is at the kink)
     assert weight[:, 1:].std() * np.sqrt(50) == pytest.approx(1, rel=0.02)
     assert bias[:, 1:].std() == pytest.approx(0.1, rel=0.1)

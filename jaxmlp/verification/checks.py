@@ -91,7 +91,7 @@ def check_gradients(
     given = _given(network, params, inputs, targets, sample_weight)
     if params is not None and inputs is not None and targets is not None:
         trials = 1
-    sizes = [len(v) for v in (given.inputs, given.targets, given.weights) if np.ndim(v) > 0]
+    sizes = [v.shape[0] for v in given[1:] if v is not None and v.ndim > 0]
     n_examples = sizes[0] if sizes else N_EXAMPLES
     _check_given(network, given, n_examples)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -148,13 +148,14 @@ def _check_given(network: Network, given: Draws, n_examples: int) -> None:
     """Raise where what the caller gave does not fit the network, or not together."""
     rng = np.random.default_rng(0)
     drawn = make_draws(network, 1, rng, n_examples=n_examples).trial(0)
-    chosen: Any = (
-        given.params or drawn.params,
-        drawn.inputs if given.inputs is None else given.inputs,
-        drawn.targets if given.targets is None else given.targets,
-    )
     with jax.enable_x64(True):
-        check_batch(network, *chosen, given.weights)
+        check_batch(
+            network,
+            given.params or drawn.params,
+            drawn.inputs if given.inputs is None else given.inputs,
+            drawn.targets if given.targets is None else given.targets,
+            given.weights,
+        )
     for name, value in zip(leaf_names(network), jax.tree.leaves(given.params), strict=False):
         check_finite(name, value)
     for name in ("inputs", "targets", "weights"):
