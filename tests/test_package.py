@@ -39,13 +39,15 @@ print(xla_bridge.backends_are_initialized())
 
 
 def test_importing_takes_less_than_a_tenth_of_a_second_beside_jax_and_optax():
-    def milliseconds():
-        _, errors = python("import jax, optax, jaxmlp", "-X", "importtime")
-        name, cumulative = errors.splitlines()[-1].split("|")[::-1][:2]
-        assert name.strip() == "jaxmlp"
-        return int(cumulative) / 1000
-
-    assert min(milliseconds() for _ in range(5)) < 100  # the least disturbed of five
+    # Processor time, which another job on the machine lengthens less; the least disturbed of five.
+    code = """
+import time
+import jax, optax
+begin = time.process_time()
+import jaxmlp
+print(time.process_time() - begin)
+"""
+    assert min(float(python(code)[0]) for _ in range(5)) < 0.1
 
 
 def test_every_public_name_is_there_and_documented():
