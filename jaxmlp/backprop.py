@@ -101,6 +101,9 @@ def backward(
     Returns:
         (δ_1, …, δ_L), δ_l of shape (n_l,).
 
+    Raises:
+        ValueError: A target of another shape.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxmlp
         >>> network = jaxmlp.Network((3, 4, 2))
@@ -112,7 +115,7 @@ def backward(
     References:
         The derivation on paper, equations 2, 3, 5 and 6.
     """
-    output_delta = LOSSES[network.loss].gradient(trace.preactivations[-1], target)
+    output_delta = LOSSES[network.loss].gradient(trace.preactivations[-1], jnp.asarray(target))
     return propagate(network, params, trace, output_delta, masks)
 
 

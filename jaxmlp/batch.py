@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmlp.backprop import Trace, forward, product, propagate
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
+from jaxmlp.validation import as_array, as_host_array
 
 
 class Batch(NamedTuple):
@@ -49,7 +51,7 @@ def check_batch(
     check_parameters(network, params)
     inputs = check_inputs(network, inputs)
     n_examples, n_outputs = inputs.shape[0], network.sizes[-1]
-    targets = jnp.asarray(targets)
+    targets = _targets(network, targets)
     shapes: list[tuple[int, ...]] = [(n_examples, n_outputs)]
     if LOSSES[network.loss].takes_classes:
         if targets.ndim == 1 and not jnp.issubdtype(targets.dtype, jnp.integer):
@@ -67,20 +69,35 @@ def check_batch(
         )
     weights = None
     if sample_weight is not None:
-        weights = jnp.asarray(sample_weight)
+        weights = as_array("sample_weight", sample_weight)
         if weights.shape != (n_examples,):
             raise ValueError(f"sample_weight: expected shape ({n_examples},), got {weights.shape}")
     return Batch(inputs, targets, weights)
 
 
 def check_inputs(network: Network, inputs: ArrayLike) -> Array:
-    """Return the inputs as an array (N, D); raise ValueError or TypeError if they are not one."""
-    inputs = jnp.asarray(inputs)
+    """Return the inputs as an array (N, D); raise TypeError or ValueError if they are not one."""
+    inputs = as_array("inputs", inputs)
     if inputs.ndim != 2 or inputs.shape[1] != network.sizes[0]:
         raise ValueError(f"inputs: expected shape (N, {network.sizes[0]}), got {inputs.shape}")
-    if jnp.issubdtype(inputs.dtype, jnp.complexfloating):
-        raise TypeError(f"inputs: expected real numbers, got {inputs.dtype}")
     return inputs
+
+
+def _targets(network: Network, targets: ArrayLike) -> Array:
+    """Return the targets as an array; integers that JAX would wrap to 32 bits stay what they are.
+
+    One that is no class, whatever its size, stays none: −1.
+    """
+    if isinstance(targets, Array):
+        return as_array("targets", targets)
+    host = as_host_array("targets", targets)
+    if host.dtype.kind in "iu" and host.dtype.itemsize == 8:
+        if LOSSES[network.loss].takes_classes and host.ndim == 1:
+            is_class = (host >= 0) & (host < network.sizes[-1])
+            host = np.where(is_class, host, -1).astype(np.int32)
+        else:
+            host = host.astype(np.float64)
+    return jnp.asarray(host)
 
 
 def forward_batch(network: Network, params: Parameters, inputs: Array) -> Trace:
@@ -95,9 +112,34 @@ def pass_batch(
 
     Where the rows are known to be finite (`finite_rows`), a weight of 0 needs no other care.
     """
+    if not finite_rows:
+        batch, _ = without_garbage(network, batch)
     trace = forward_batch(network, params, batch.inputs)
     losses = jax.vmap(LOSSES[network.loss].value)(trace.preactivations[-1], batch.targets)
     return backward_batch(network, params, trace, losses, batch, finite_rows)
+
+
+def without_garbage(network: Network, batch: Batch) -> tuple[Batch, Array | None]:
+    """Return the batch with the rows of weight 0 that hold garbage set to 0, and which (N,) do.
+
+    Before the pass: what is not finite must not enter it, for a derivative of 0 times NaN is NaN.
+    Other rows of weight 0 stay: the derivative in their weight is not 0.
+    """
+    inputs, targets, weights = batch
+    if weights is None:
+        return batch, None
+    sound = _finite_rows(inputs)
+    if jnp.issubdtype(targets.dtype, jnp.floating):
+        sound &= _finite_rows(targets)
+    elif LOSSES[network.loss].takes_classes and targets.ndim == 1:
+        sound &= (targets >= 0) & (targets.astype(jnp.int32) < network.sizes[-1])
+    garbage = (weights == 0) & ~sound
+    inputs, targets = blank(garbage, (inputs, targets))
+    return Batch(inputs, targets, weights), garbage
+
+
+def _finite_rows(array: Array) -> Array:
+    return jnp.all(jnp.isfinite(array), axis=tuple(range(1, array.ndim)))
 
 
 def backward_batch(
@@ -108,26 +150,20 @@ def backward_batch(
     batch: Batch,
     finite_rows: bool = False,
 ) -> Pass:
-    """Return the pass over a batch from the trace and the losses (N,) of its forward half."""
+    """Return the pass over a batch from the trace and the losses (N,) of its forward half.
+
+    A row of weight 0 that overflowed is set to 0 here.
+    """
     targets, weights = batch.targets, batch.weights
     if weights is not None and not finite_rows:
-        idle = _idle_rows(trace, losses, weights)
-        trace, targets, weights = blank(idle, (trace, targets, weights))
+        sound = jnp.isfinite(losses)
+        for a in trace.inputs:
+            sound &= _finite_rows(a)
+        trace, targets = blank((weights == 0) & ~sound, (trace, targets))
     deltas = jax.vmap(LOSSES[network.loss].gradient)(trace.preactivations[-1], targets)
     if weights is not None:
         deltas = deltas * weights.astype(deltas.dtype)[:, None]
     return Pass(trace, losses, jax.vmap(partial(propagate, network, params))(trace, deltas))
-
-
-def _idle_rows(trace: Trace, losses: Array, weights: Array) -> Array:
-    """Return which rows (N,) have weight 0 and hold something that 0 times it is not 0.
-
-    The other rows of weight 0 are left as they are: their derivative in the weight is not 0.
-    """
-    sound = jnp.isfinite(losses)
-    for a in trace.inputs:
-        sound &= jnp.all(jnp.isfinite(a), axis=1)
-    return (weights == 0) & ~sound
 
 
 def blank(rows: Array, tree: Any) -> Any:

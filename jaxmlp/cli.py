@@ -4,6 +4,7 @@ Exit status: 0 good, 1 a run or a check failed, 2 bad usage or bad input.
 """
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -108,6 +109,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _say(text: str) -> None:
+    """Print at once; where nobody reads any more (`| head`), work on without a word."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 until the process ends
+
+
 def _fail(message: object, status: int) -> NoReturn:
     print(f"jaxmlp: {message}", file=sys.stderr)
     sys.exit(status)
@@ -126,17 +135,19 @@ def _train(options: Train) -> None:
     device = _checked(lambda: _device(options.device))
     network, data = _checked(lambda: _prepared(options, device))
     run = _checked(lambda: runs.new_run(options.output, options.dataset))
-    print(_heading(options, network, data, device), flush=True)
+    _say(_heading(options, network, data, device))
     try:
         with jax.default_device(device):
             last = _fit_and_save(options, network, data, run)
     except (FloatingPointError, OSError) as error:
         _fail(error, 1)
+    except MemoryError as error:
+        _fail(f"out of memory: {error}", 1)
     except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
         _fail(f"{device.device_kind}: {str(error).splitlines()[0]}", 1)
     figure = next(name for name in ("test_accuracy", "test_loss") if name in last)
     seconds = time.perf_counter() - begin
-    print(f"{figure.replace('_', ' ')} {last[figure]:.4f} after {seconds:.1f} s; saved in {run}")
+    _say(f"{figure.replace('_', ' ')} {last[figure]:.4f} after {seconds:.1f} s; saved in {run}")
 
 
 def _fit_and_save(options: Train, network: Network, data: Dataset, run: Path) -> dict[str, float]:
@@ -156,7 +167,7 @@ def _fit_and_save(options: Train, network: Network, data: Dataset, run: Path) ->
 
     def after_epoch(record: dict[str, float], _: TrainingState) -> None:
         runs.append_metrics(run, record)
-        print(_line(record, options.epochs), flush=True)
+        _say(_line(record, options.epochs))
 
     train, test = (_arrays(part, network) for part in (data.train, data.test))
     fitted = fit(
@@ -181,17 +192,20 @@ def _device(choice: str) -> Any:
     """Return the device to compute on.
 
     Raises:
-        ValueError: A GPU is asked for and there is none.
+        ValueError: A GPU is asked for and there is none, or JAX cannot start at all.
     """
     if choice == "cpu":  # do not start, nor take the memory of, any other
         jax.config.update("jax_platforms", "cpu")
     try:
         return jax.devices("gpu" if choice == "gpu" else None)[0]
-    except RuntimeError as error:
-        raise ValueError(
-            "device: expected a GPU that JAX can use, got none; is the CUDA extra installed "
-            '(pip install "jaxmlp[cuda13]")?'
-        ) from error
+    except (RuntimeError, AssertionError) as error:
+        if choice == "gpu":
+            raise ValueError(
+                "device: expected a GPU that JAX can use, got none; is the CUDA extra installed "
+                '(pip install "jaxmlp[cuda13]")?'
+            ) from error
+        reason = str(error).splitlines() or ["it has no platform to start"]
+        raise ValueError(f"device: JAX cannot start here: {reason[0]}") from error
 
 
 def _prepared(options: Train, device: Any) -> tuple[Network, Dataset]:
@@ -214,8 +228,12 @@ def _prepared(options: Train, device: Any) -> tuple[Network, Dataset]:
         with jax.default_device(device):
             one = jax.ShapeDtypeStruct((1, 1), np.dtype(options.dtype))
             jax.jit(partial(product, probe)).lower(one, one)
-    data_dir = None if options.dataset == "digits" else options.data_dir
-    data = load_dataset(options.dataset, data_dir)
+    if options.dataset == "digits" and options.data_dir is not None:
+        raise ValueError(
+            f"data_dir: expected none for digits, which ship with scikit-learn, got "
+            f"{options.data_dir}"
+        )
+    data = load_dataset(options.dataset, options.data_dir)
     network = Network(
         (data.train.inputs.shape[1], *options.hidden, data.n_classes),
         activation,
@@ -284,24 +302,27 @@ def _verify(options: Verify) -> None:
     json = options.json
     if json is not None:
         _checked(lambda: _check_writable(json))
+    device = _checked(lambda: _device("auto"))
     settings = Settings(options.trials, options.seed, options.full)
     begin = time.perf_counter()
-    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {settings}", flush=True)
+    _say(f"jax {jax.__version__} on {device.device_kind}, {settings}")
     rows = []
     for row in table.verify(settings, table.ROWS):
         rows.append(row)
-        print(_row_text(row), flush=True)
+        _say(_row_text(row))
     seconds = time.perf_counter() - begin
     if json is not None:
-        json.write_text(
-            to_json(rows, {**settings._asdict(), "jax": jax.__version__, "seconds": seconds})
-        )
+        about = {**settings._asdict(), "jax": jax.__version__, "seconds": seconds}
+        try:
+            json.write_text(to_json(rows, about), encoding="utf-8")
+        except OSError as error:
+            _fail(error, 1)
     failed = [row.name for row in rows if row.status == "failed"]
     if failed:
         _fail(f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}", 1)
     skipped = [row.name for row in rows if row.status == "not run"]
     verdict = f"; not run: {', '.join(skipped)}" if skipped else ""
-    print(f"every gradient holds: {len(rows) - len(skipped)} rows in {seconds:.0f} s{verdict}")
+    _say(f"every gradient holds: {len(rows) - len(skipped)} rows in {seconds:.0f} s{verdict}")
 
 
 def _check_writable(path: Path) -> None:

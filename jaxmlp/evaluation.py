@@ -19,13 +19,16 @@ from jaxmlp.batch import Batch, check_batch, check_inputs, forward_batch, weight
 from jaxmlp.gradients import logits
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Network, Parameters, check_parameters
-from jaxmlp.validation import check_classes, check_finite
+from jaxmlp.validation import as_host_array, check_classes, check_finite
 
 CHUNK = 1024
 
 
 class Metrics(NamedTuple):
-    """The mean loss, and for classifiers the fraction of examples classified right, or None."""
+    """The mean loss, and for classifiers the fraction of examples classified right, or None.
+
+    With binary cross-entropy an example is right when the decisions of all K outputs are.
+    """
 
     loss: float
     accuracy: float | None
@@ -69,29 +72,32 @@ def checked_examples(
     check_parameters(network, params)
     dtype = np.dtype(params[0].weight.dtype)
     wide = np.promote_types(dtype, np.float32)
-    inputs, targets = np.asarray(inputs), np.asarray(targets)
-    weights = None if sample_weight is None else np.asarray(sample_weight)
+    inputs, targets = as_host_array("inputs", inputs), as_host_array("targets", targets)
+    weights = None if sample_weight is None else as_host_array("sample_weight", sample_weight)
     # Shapes and dtypes by the same rules as everywhere, on no data: eval_shape moves nothing.
     jax.eval_shape(partial(check_batch, network), params, inputs, targets, weights)
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one example, got none")
     weights = np.ones(len(inputs)) if weights is None else weights
+    with np.errstate(over="ignore"):  # what is too large for the dtype is named as infinite
+        weights, inputs_cast = weights.astype(wide), inputs.astype(dtype)
     check_finite("sample_weight", weights)
     if (weights < 0).any():
         place = int(np.argmax(weights < 0))
         raise ValueError(f"sample_weight: expected numbers ≥ 0, got {weights[place]} at [{place}]")
     idle = weights == 0
     if idle.any():
-        inputs, targets = inputs.copy(), targets.copy()
-        inputs[idle], targets[idle] = 0, 0
-    check_finite("inputs", inputs)
-    check_finite("targets", targets)
+        targets = targets.copy()
+        inputs_cast[idle], targets[idle] = 0, 0
+    check_finite("inputs", inputs_cast)
     if LOSSES[network.loss].takes_classes and targets.ndim == 1:
         check_classes("targets", targets, network.sizes[-1])
         targets = targets.astype(np.int32)
     else:
-        targets = targets.astype(wide)
-    return inputs.astype(dtype), targets, weights.astype(wide)
+        with np.errstate(over="ignore"):
+            targets = targets.astype(wide)
+        check_finite("targets", targets)
+    return inputs_cast, targets, weights
 
 
 def chunks(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Iterator[Batch]:
@@ -125,13 +131,13 @@ def batch_sums(network: Network, outputs: Array, losses: Array, batch: Batch) ->
 
 
 def _right(network: Network, outputs: Array, targets: Array) -> Array:
-    """Return for each example the fraction of its decisions that are right; 0 for a regression."""
+    """Return for each example whether it is classified right; False for a regression."""
     if network.loss == "softmax_cross_entropy":
         classes = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
         return jnp.argmax(outputs, axis=1) == classes
     if network.loss == "sigmoid_binary_cross_entropy":
         agree = (outputs > 0) == (jnp.reshape(targets, outputs.shape) > 0.5)
-        return jnp.mean(agree, axis=1, dtype=outputs.dtype)
+        return jnp.all(agree, axis=1)
     return jnp.zeros(outputs.shape[0], bool)
 
 

@@ -41,10 +41,11 @@ from jaxmlp.batch import (
     mean_loss,
     over_total,
     pass_batch,
+    without_garbage,
 )
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
-from jaxmlp.validation import check_positive
+from jaxmlp.validation import as_array, check_positive
 
 # The loss of a batch, with our backward pass as its derivative. The forward rule must not call
 # `_loss` itself, or forward-over-reverse (jax.hessian) would ask for its missing jvp.
@@ -53,8 +54,9 @@ from jaxmlp.validation import check_positive
 def _plain_loss(
     network: Network, params: Parameters, inputs: Array, targets: Array, weights: Array | None
 ) -> Array:
-    logits = forward_batch(network, params, inputs).preactivations[-1]
-    return mean_loss(jax.vmap(LOSSES[network.loss].value)(logits, targets), weights)
+    batch, _ = without_garbage(network, Batch(inputs, targets, weights))
+    logits = forward_batch(network, params, batch.inputs).preactivations[-1]
+    return mean_loss(jax.vmap(LOSSES[network.loss].value)(logits, batch.targets), weights)
 
 
 _loss = jax.custom_vjp(_plain_loss, nondiff_argnums=(0,))
@@ -63,13 +65,14 @@ _loss = jax.custom_vjp(_plain_loss, nondiff_argnums=(0,))
 def _loss_forward(
     network: Network, params: Parameters, inputs: Array, targets: Array, weights: Array | None
 ) -> tuple[Array, Any]:
-    trace = forward_batch(network, params, inputs)
-    losses = jax.vmap(LOSSES[network.loss].value)(trace.preactivations[-1], targets)
-    return mean_loss(losses, weights), (params, Batch(inputs, targets, weights), trace, losses)
+    batch, garbage = without_garbage(network, Batch(inputs, targets, weights))
+    trace = forward_batch(network, params, batch.inputs)
+    losses = jax.vmap(LOSSES[network.loss].value)(trace.preactivations[-1], batch.targets)
+    return mean_loss(losses, weights), (params, batch, garbage, trace, losses)
 
 
 def _loss_backward(network: Network, residuals: Any, cotangent: Array) -> tuple[Any, ...]:
-    params, batch, trace, losses = residuals
+    params, batch, garbage, trace, losses = residuals
     result = backward_batch(network, params, trace, losses, batch)
     params_gradient = mean_gradient(network, params, result, batch.weights, cotangent)
 
@@ -89,7 +92,7 @@ def _loss_backward(network: Network, residuals: Any, cotangent: Array) -> tuple[
         )
     if batch.weights is not None and jnp.issubdtype(batch.weights.dtype, jnp.floating):
         # ∂(Σ w E / Σ w)/∂w_n = (E_n − mean) / Σ w
-        excess = losses - mean_loss(losses, batch.weights)
+        excess = blank(garbage, losses - mean_loss(losses, batch.weights))
         weights_gradient = (scale * excess).astype(batch.weights.dtype)
     return params_gradient, inputs_gradient, targets_gradient, weights_gradient
 
@@ -119,8 +122,8 @@ def loss(
 
     `jax.grad` of it, in the parameters, the inputs, float targets and the sample weights, runs the
     hand-derived backward pass, and so do `jax.vjp`, `jax.vmap` and `jax.hessian` of it. Forward
-    mode, `jax.jvp` of it, raises TypeError: for a product with the Hessian take
-    `hessian_vector_product`, or `jax.jvp` of `jax.grad(loss)`.
+    mode, `jax.jvp` of it, raises TypeError: for a product with the Hessian take `jax.jvp` of
+    `jax.grad(loss)` (in a later version `hessian_vector_product`).
 
     Args:
         network: The network.
@@ -342,14 +345,13 @@ def weighted_gradient_sum(
         ValueError: As for `loss`.
     """
     batch = check_batch(network, params, inputs, targets, sample_weight)
-    scale = jnp.asarray(coefficients)
-    if jnp.issubdtype(scale.dtype, jnp.integer):  # or weights would be rounded to it
-        scale = scale.astype(np.promote_types(params[0].weight.dtype, np.float32))
+    wide = np.promote_types(params[0].weight.dtype, np.float32)
+    scale = as_array("coefficients", coefficients).astype(wide)
     if scale.shape != batch.inputs.shape[:1]:
         raise ValueError(
             f"coefficients: expected shape {batch.inputs.shape[:1]}, got {scale.shape}"
         )
-    weights = scale if batch.weights is None else scale * batch.weights.astype(scale.dtype)
+    weights = scale if batch.weights is None else scale * batch.weights.astype(wide)
     return _gradient_sum(network, params, batch._replace(weights=weights))
 
 
@@ -360,7 +362,7 @@ def _clipped_gradient_sum(
     result = pass_batch(network, params, batch)
     norms = jnp.sqrt(squared_norms(params, result))
     within = jnp.minimum(1, clip_norm.astype(norms.dtype) / jnp.where(norms > 0, norms, 1))
-    factors = jnp.where(jnp.isfinite(norms), within, 0)
+    factors = jnp.where(jnp.isfinite(norms) & (clip_norm > 0), within, 0)
     trace, deltas = blank(factors == 0, (result.trace, result.deltas))
     deltas = jax.tree.map(lambda delta: factors[:, None] * delta, deltas)
     return like(params, contract(network, params, trace, deltas)), norms
@@ -377,15 +379,17 @@ def clipped_gradient_sum(
     """Return Σ_n g_n min(1, C/‖g_n‖) with g_n = ∂(w_n E_n)/∂θ, and the norms ‖g_n‖.
 
     The sum, not the mean, that differentially private training adds its noise to. The factors scale
-    the rows of Δ, so that one backward pass is enough. No example contributes more than C: one
-    whose norm is not finite contributes 0, and its norm is returned as it is.
+    the rows of Δ, so that one backward pass is enough. No example contributes more than C, up to
+    the rounding of its entries (2⁻²⁴ of C in float32, 2⁻⁸ in bfloat16). One whose squared norm is
+    not finite (in float32: a norm from 1.8e19 on) contributes 0; its norm is returned as it is.
 
     Args:
         network: The network.
         params: Its parameters.
         inputs: (N, D).
         targets: As for `loss`.
-        clip_norm: C > 0, a scalar; another value compiles nothing.
+        clip_norm: C > 0, a scalar; another value compiles nothing. Under a `jit` of the caller's,
+            where it cannot be refused, one that is not above 0 makes the sum 0.
         sample_weight: (N,) or None.
 
     Returns:

@@ -61,12 +61,13 @@ def _softmax(z: Array) -> _Softmax:
     largest = jnp.arange(z.shape[0]) == jnp.argmax(z)
     shift = jax.lax.stop_gradient(jnp.max(z))
     runner_up = jax.lax.stop_gradient(jnp.max(jnp.where(largest, jnp.finfo(z.dtype).min, z)))
-    ratio = jnp.exp(runner_up - shift)
+    # By its root, twice: the ratio itself may be below the normal numbers where the sum is not.
+    root = jnp.exp((runner_up - shift) / 2)
     others = jnp.where(largest, 0, jnp.exp(jnp.where(largest, 0, z - runner_up)))
-    tail = ratio * jnp.sum(others)
+    tail = root * (root * jnp.sum(others))
     head_minus_one = jnp.sum(jnp.where(largest, jnp.expm1(z - shift), 0))
     total = 1 + head_minus_one + tail
-    e = jnp.where(largest, 1 + head_minus_one, ratio * others)
+    e = jnp.where(largest, 1 + head_minus_one, root * (root * others))
     rest = jnp.where(largest, tail, total - e) / total
     return _Softmax(shift, jnp.log1p(head_minus_one + tail), e / total, rest)
 
@@ -84,7 +85,14 @@ def _one_hot(t: Array, z: Array) -> Array:
 
 
 def _distribution(z: Array, t: Array) -> Array:
-    return _one_hot(t, z) if _is_class(t) else t.astype(z.dtype)
+    if _is_class(t):
+        return _one_hot(t, z)
+    if t.shape != z.shape:
+        raise ValueError(
+            f"target: expected an integer class () or a distribution {z.shape}, got shape "
+            f"{t.shape} of {t.dtype}"
+        )
+    return t.astype(z.dtype)
 
 
 def _softmax_value(z: Array, t: Array) -> Array:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxmlp.activations import ACTIVATIONS
 from jaxmlp.losses import LOSSES
 from jaxmlp.validation import check_float_dtype, check_key, check_name
 
+_LARGEST_SIZE = 2**31 - 1  # XLA's own arithmetic of indices
 _PRECISIONS = ("default", "high", "highest", *jax.lax.DotAlgorithmPreset.__members__)
 
 
@@ -38,7 +39,7 @@ class Network:
     Raises:
         ValueError: A size below 1, fewer than two sizes, an unknown name (with the nearest one), or
             another number of activations than of hidden layers.
-        TypeError: A size that is no integer.
+        TypeError: A size that is no integer, activations that are no names, a bias that is no bool.
 
     Example:
         >>> Network((784, 128, 10), activation="relu").n_parameters
@@ -53,25 +54,34 @@ class Network:
 
     def __post_init__(self) -> None:
         """Check everything, and turn sequences into tuples so that equal networks hash alike."""
-        if not isinstance(self.sizes, Iterable) or not all(
-            isinstance(size, (int, np.integer)) and not isinstance(size, bool)
-            for size in self.sizes
+        sizes: Any = tuple(self.sizes) if isinstance(self.sizes, Iterable) else self.sizes
+        if not isinstance(sizes, tuple) or not all(
+            isinstance(size, (int, np.integer)) and not isinstance(size, bool) for size in sizes
         ):
             raise TypeError(f"sizes: expected integers such as (784, 128, 10), got {self.sizes!r}")
-        sizes = tuple(int(size) for size in self.sizes)
+        sizes = tuple(int(size) for size in sizes)
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"sizes: expected two or more sizes of at least 1, got {sizes}")
+        if max(sizes) > _LARGEST_SIZE:
+            raise ValueError(f"sizes: expected sizes of at most {_LARGEST_SIZE}, got {max(sizes)}")
         object.__setattr__(self, "sizes", sizes)
-        if not isinstance(self.activation, str):
-            object.__setattr__(self, "activation", tuple(self.activation))
-            if len(self.activation) != len(sizes) - 2:
+        activation: Any = self.activation
+        if not isinstance(activation, str):
+            if not isinstance(activation, Iterable):
+                raise TypeError(f"activation: expected a name or a tuple of them, got {activation}")
+            activation = tuple(activation)
+            if len(activation) != len(sizes) - 2:
                 raise ValueError(
                     f"activation: expected one name or {len(sizes) - 2}, one for each hidden "
-                    f"layer, got {len(self.activation)}"
+                    f"layer, got {len(activation)}"
                 )
-        names = (self.activation,) if isinstance(self.activation, str) else self.activation
-        for name in names:
+        for name in (activation,) if isinstance(activation, str) else activation:
             check_name("activation", name, ACTIVATIONS)
+        if not isinstance(activation, str) and len(set(activation)) == 1:  # equal ones are equal
+            activation = activation[0]
+        object.__setattr__(self, "activation", activation)
+        if not isinstance(self.bias, bool):
+            raise TypeError(f"bias: expected True or False, got {self.bias!r}")
         check_name("loss", self.loss, LOSSES)
         if self.precision is not None:
             check_name("precision", self.precision, _PRECISIONS)
@@ -156,9 +166,9 @@ def check_parameters(network: Network, params: Parameters) -> None:
     """Raise unless `params` has the network's layers, shapes and one float dtype.
 
     Raises:
-        TypeError: `params` is not a sequence of layers.
-        ValueError: Another number of layers, another shape, a missing or unexpected bias, or more
-            than one dtype.
+        TypeError: `params` is not a sequence of layers of arrays.
+        ValueError: Another number of layers, another shape, a missing or unexpected bias, more
+            than one dtype, or one that `init` does not make.
     """
     n_layers = len(network.sizes) - 1
     if not isinstance(params, (tuple, list)) or not all(
@@ -166,7 +176,7 @@ def check_parameters(network: Network, params: Parameters) -> None:
     ):
         raise TypeError(
             f"params: expected a tuple of {n_layers} jaxmlp.Layer(weight, bias), as jaxmlp.init "
-            f"returns, got {type(params).__name__}"
+            f"returns, got {_kinds(params)}"
         )
     if len(params) != n_layers:
         raise ValueError(f"params: expected {n_layers} layers, got {len(params)}")
@@ -180,16 +190,26 @@ def check_parameters(network: Network, params: Parameters) -> None:
                 f"params[{number}].bias: expected {expected} since the network has "
                 f"bias={network.bias}, got {'None' if layer.bias is None else 'an array'}"
             )
-        expected_shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
-        for name, shape in expected_shapes.items():
-            leaf = getattr(layer, name)
-            if leaf is None:
-                continue
+        leaves: list[tuple[str, Any, tuple[int, ...]]] = [("weight", layer.weight, (n_out, n_in))]
+        if network.bias:
+            leaves.append(("bias", layer.bias, (n_out,)))
+        for name, leaf, shape in leaves:
+            if not hasattr(leaf, "shape"):
+                raise TypeError(
+                    f"params[{number}].{name}: expected an array, got {type(leaf).__name__}"
+                )
             if jnp.shape(leaf) != shape:
                 raise ValueError(
                     f"params[{number}].{name}: expected shape {shape}, got {jnp.shape(leaf)}"
                 )
-            dtypes.add(jnp.result_type(leaf))
+            dtypes.add(np.dtype(leaf.dtype))
     if len(dtypes) != 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise ValueError(f"params: expected one float dtype in all layers, got {names}")
+    check_float_dtype(*dtypes)
+
+
+def _kinds(params: Any) -> str:
+    """Return the type of what is no tuple of layers, with that of its first entry."""
+    kind = type(params).__name__
+    return f"{kind} of {type(params[0]).__name__}" if isinstance(params, (tuple, list)) else kind

@@ -12,6 +12,35 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 
+def as_array(name: str, value: Any) -> Array:
+    """Return the value as a JAX array; raise TypeError unless it is one of real numbers."""
+    if not isinstance(value, Array):
+        value = as_host_array(name, value)
+    elif jnp.issubdtype(value.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: expected real numbers, got {value.dtype}")
+    return jnp.asarray(value)
+
+
+def as_host_array(name: str, value: Any) -> np.ndarray:
+    """Return the value as a NumPy array; raise TypeError unless it is one of real numbers."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}") from error
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
+    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}")
+    return array
+
+
+def _kind(value: Any) -> str:
+    """Return what a value that is no array of numbers is, in a word or two."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
+    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
+
+
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     """Raise ValueError with the nearest known name when `name` is not among them."""
     known = list(known)
@@ -38,7 +67,10 @@ def check_key(key: Any) -> None:
 
 def check_float_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the parameters' dtype; raise ValueError where it is no float or x64 is off."""
-    result = np.dtype(dtype)
+    try:
+        result = np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"dtype: expected float32, float64 or bfloat16, got {dtype!r}") from error
     if result not in (np.dtype(np.float32), np.dtype(np.float64), np.dtype(jnp.bfloat16)):
         raise ValueError(f"dtype: expected float32, float64 or bfloat16, got {result.name}")
     if result == np.float64 and jnp.result_type(float) != np.float64:
@@ -78,7 +110,7 @@ def check_classes(name: str, labels: np.ndarray, n_classes: int) -> None:
 
 def check_positive(name: str, value: ArrayLike) -> Array:
     """Return a scalar float array; raise ValueError where it can be seen not to be above 0."""
-    scalar = jnp.asarray(value, float)
+    scalar = as_array(name, value).astype(float)
     if scalar.shape != ():
         raise ValueError(f"{name}: expected a scalar, got shape {scalar.shape}")
     if not isinstance(scalar, Tracer) and not float(scalar) > 0:

@@ -150,15 +150,30 @@ def test_a_run_that_diverges_fails_and_names_the_epoch(command):
     )  # fmt: skip
     assert status == 1
     assert re.fullmatch(
-        r"jaxmlp: training diverged: the loss became \S+ in epoch \d of 3;.*\n", errors
+        r"jaxmlp: training diverged: the train loss became \S+ in epoch \d of 3;.*\n", errors
     )
     assert not Path("runs/digits-1/model.safetensors").exists()
 
 
-def test_more_parameters_than_memory_is_one_sentence(command):
-    status, _, errors = command("train", "--hidden", 10**12)
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 256 GB\nmore"),
+            "RESOURCE_EXHAUSTED: 256 GB",
+        ),
+        (MemoryError("Unable to allocate 256 GB"), "out of memory: Unable to allocate 256 GB"),
+    ],
+    ids=["device", "host"],
+)
+def test_memory_that_runs_out_is_one_sentence(command, monkeypatch, error, message):
+    def no_memory(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli, "init", no_memory)
+    status, _, errors = command("train")
     assert status == 1
-    assert re.fullmatch(r"jaxmlp: .*: RESOURCE_EXHAUSTED: .*\n", errors)
+    assert errors.startswith("jaxmlp: ") and errors.endswith(f"{message}\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
@@ -168,6 +183,51 @@ def test_a_disk_that_is_full_is_one_sentence(command, monkeypatch):
     status, _, errors = command("train", *SMALL, "--output", "run")
     assert status == 1
     assert errors == "jaxmlp: [Errno 28] No space left on device\n"
+
+
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_and_is_saved(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxmlp", "train", "--epochs", "100", "--output", "run"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    with process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 100
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_last_step_that_leads_to_nan_is_a_failure_and_no_model(command):
+    # One step an epoch: the training loss is that before it, and fine.
+    status, _, errors = command(
+        "train", "--loss", "squared_error", "--activation", "relu", "--optimizer", "sgd",
+        "--learning-rate", "1e38", "--epochs", "1", "--batch-size", "1437", "--output", "run",
+    )  # fmt: skip
+    assert status == 1
+    assert errors.startswith("jaxmlp: training diverged: the test loss became ")
+    assert not Path("run/model.safetensors").exists()
+    assert not Path("run/metrics.jsonl").exists()
+
+
+def test_a_link_to_nowhere_in_the_place_of_the_runs_is_named(command):
+    Path("runs").symlink_to("nowhere/at/all")
+    status, _, errors = command("train", *SMALL)
+    assert status == 2
+    assert errors == "jaxmlp: output: cannot make the folder runs: File exists\n"
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["verify"]])
+def test_a_platform_that_jax_does_not_know_is_one_sentence(arguments):
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxmlp", *arguments],
+        capture_output=True, text=True, check=False, env={**os.environ, "JAX_PLATFORMS": "bogus"},
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.startswith("jaxmlp: device: JAX cannot start here: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_ctrl_c_ends_a_run_with_130_and_no_traceback(tmp_path):
@@ -272,6 +332,8 @@ BAD_OPTIONS = {
     "--precision hihg": "unknown precision 'hihg': did you mean 'high'?",
     "--hidden 0": "hidden: expected sizes of at least 1, got [0]",
     "--hidden 8 -3": "hidden: expected sizes of at least 1, got [8, -3]",
+    "--hidden 99999999999999999999": "sizes: expected sizes of at most 2147483647, got 99999",
+    "--data-dir file": "data_dir: expected none for digits, which ship with scikit-learn, got file",
     "--learning-rate 0": "learning_rate: expected a number above 0, got 0.0",
     "--learning-rate nan": "learning_rate: expected a number above 0, got nan",
     "--learning-rate inf": "learning_rate: expected a number above 0, got inf",

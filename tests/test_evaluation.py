@@ -60,7 +60,7 @@ def test_evaluate_is_the_loss_and_the_accuracy_computed_directly(kind, n_example
     elif kind == "distributions":
         right = np.argmax(z, axis=1) == np.argmax(t, axis=1)
     elif kind == "binary":
-        right = ((z > 0) == (t > 0.5)).mean(axis=1)  # of two decisions an example
+        right = ((z > 0) == (t > 0.5)).all(axis=1)  # both decisions
     else:
         assert metrics.accuracy is None
         return
@@ -178,7 +178,7 @@ NAN[1, 2] = np.nan
             {"targets": np.full((3, 3), np.inf)},
             "targets: expected finite numbers, got inf at [0, 0] (9 of 9 are not finite)",
         ),
-        ({"sample_weight": [1, -1, 1]}, "sample_weight: expected numbers ≥ 0, got -1 at [1]"),
+        ({"sample_weight": [1, -1, 1]}, "sample_weight: expected numbers ≥ 0, got -1.0 at [1]"),
         (
             {"sample_weight": [1, 1, np.nan]},
             "sample_weight: expected finite numbers, got nan at [2]",

@@ -426,6 +426,62 @@ def test_integer_coefficients_do_not_round_the_sample_weights():
     assert_close(ours, jaxmlp.weighted_gradient_sum(*BATCH, np.ones(6, np.float32)), FLOAT32)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.float16, jnp.bfloat16])
+def test_coefficients_of_a_narrow_dtype_do_not_round_the_sample_weights(dtype):
+    weights = np.linspace(0.1, 99_000, 6).astype(np.float32)  # 99,000 is no float16
+    ours = jaxmlp.weighted_gradient_sum(*BATCH, np.ones(6).astype(dtype), weights)
+    assert_same_bits(ours, jaxmlp.weighted_gradient_sum(*BATCH, np.ones(6, np.float32), weights))
+
+
+@pytest.mark.parametrize("label", [2**32, 2**32 + 1, -(2**32), 2**63])
+def test_a_label_that_32_bits_would_wrap_to_a_class_stays_none(label):
+    t = np.array([label, 1, 1, 0, 1, 0], np.uint64 if label == 2**63 else np.int64)
+    for targets in (t, t.tolist()) if label != 2**63 else (t,):  # NumPy makes floats of that list
+        norms = jaxmlp.per_example_gradient_norms(NETWORK, PARAMS, X, targets)
+        np.testing.assert_array_equal(np.isnan(norms), np.arange(6) == 0)
+
+
+def test_an_integer_target_of_a_regression_is_the_number_that_it_is():
+    network = Network((4, 1), loss="squared_error")
+    params = init(network, jax.random.key(0))
+    large = np.full(6, 2**40)
+    assert float(loss(network, params, X, large)) == pytest.approx(2.0**80 / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", ["inputs", "targets", "both"])
+def test_garbage_in_rows_of_weight_0_enters_no_second_derivative_either(rows):
+    idle = np.flatnonzero(W == 0)
+    garbage_x, garbage_t = with_garbage(X, T, idle)
+    x = X if rows == "targets" else garbage_x
+    t = T if rows == "inputs" else garbage_t
+    direction = jax.tree.map(jnp.ones_like, PARAMS)
+
+    def along(params, x, t):  # reverse over reverse: where ∇E is small, ∇(∇E · v)
+        gradient = jax.grad(loss, argnums=1)(NETWORK, params, x, t, W)
+        return sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
+
+    def by_hand(params, x, t):
+        return loss_and_gradient(NETWORK, params, x, t, W)[0]
+
+    for function in (along, by_hand):
+        clean = jax.grad(function)(PARAMS, X, T)
+        assert_close(jax.grad(function)(PARAMS, x, t), clean, FLOAT32)
+    none = jax.jacrev(lambda p: jax.grad(loss, 1)(NETWORK, p, x, t, jnp.zeros(6)))(PARAMS)
+    assert all_zero(none)
+
+
+def test_the_derivative_in_the_weight_of_garbage_is_0():
+    x, t = with_garbage(X, T, np.flatnonzero(W == 0))
+    derivative = jax.grad(loss, argnums=4)(NETWORK, PARAMS, x, t, jnp.asarray(W))
+    assert all_zero(derivative[W == 0]) and np.isfinite(derivative).all()
+
+
+@pytest.mark.parametrize("clip_norm", [-1.0, 0.0, np.nan])
+def test_a_traced_clip_norm_that_is_not_above_0_makes_the_sum_0(clip_norm):
+    clipped = jax.jit(lambda c: jaxmlp.clipped_gradient_sum(*BATCH, c)[0])
+    assert all_zero(clipped(clip_norm))
+
+
 @pytest.mark.parametrize(
     "function", ["loss_and_gradient", "jax.grad(loss)", "clipped_gradient_sum"]
 )

@@ -208,6 +208,8 @@ LOGITS = np.concatenate(
     [
         np.zeros((1, 4)),
         [[3, 3, 3, -9], [17, 0, -4, 1], [1e4, -1e4, 0, 50], [-1e4, -1e4, -1e4, 1e4]],
+        # e^−87.6 is below the normal numbers, the sum of three is not.
+        [[87.6, 0, 0, 0]],
         [[87, 0, 1, 2], [9990.3, 1e4, 9950.3, 9913.1], [20, 3, 2.5, 0.1], [-1e-6, 0, 1e-6, 0]],
         *(size * np.random.default_rng(1).normal(size=(12, 4)) for size in (1, 10, 100, 2500)),
     ]
@@ -247,6 +249,21 @@ def test_confident_examples_of_softmax_keep_their_digits_in_float32(dtype):
             ]
         assert worst_error(value, exact_value) <= DIGITS_KEPT
         assert worst_error(delta, exact_delta) <= DIGITS_KEPT
+
+
+def test_a_sum_of_many_tiny_terms_keeps_its_digits_though_each_is_flushed_to_0():
+    z = jnp.zeros(100).at[0].set(90.0)  # E = 99 e^−90 = 8.1e-38, and e^−90 = 8e-40 is subnormal
+    exact = 99 * np.exp(-90.0)
+    assert float(jax.jit(SOFTMAX.value)(z, jnp.int32(0))) == pytest.approx(exact, rel=DIGITS_KEPT)
+    delta = jax.jit(SOFTMAX.gradient)(z, jnp.int32(0))
+    assert float(delta[0]) == pytest.approx(-exact, rel=DIGITS_KEPT)
+
+
+@pytest.mark.parametrize("t", [jnp.float32(1), jnp.ones(1), jnp.ones(N_OUTPUTS + 1)])
+def test_a_target_that_is_neither_a_class_nor_a_distribution_is_refused(t):
+    for function in (SOFTMAX.value, SOFTMAX.gradient):
+        with pytest.raises(ValueError, match=r"^target: expected an integer class \(\) or a dist"):
+            function(jnp.zeros(N_OUTPUTS), t)
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0])

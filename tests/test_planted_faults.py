@@ -9,10 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmlp import Network, check_gradients
+from jaxmlp import Network, check_gradients, equations
 from jaxmlp.activations import ACTIVATIONS, Activation
 from jaxmlp.losses import LOSSES
-from jaxmlp.verification import agreement, table, trials
+from jaxmlp.verification import (
+    agreement,
+    checks,
+    contractions,
+    oracles,
+    table,
+    trials,
+    witnesses,
+)
 from jaxmlp.verification.diagnosis import MISTAKES
 
 KEY = jax.random.key(3)
@@ -206,3 +214,94 @@ def test_a_fault_in_our_own_pass_fails_the_table(short_table, monkeypatch, fault
     assert row.bound is not None and row.worst.size > row.bound
     assert row.worst.got != row.worst.expected
     assert row.reproduce.startswith("jaxmlp.verification.repeat('float64', case=")
+
+
+# And every other row, each with a fault that it alone has to see.
+
+
+@pytest.fixture
+def first_cases(monkeypatch):
+    """Every row on its first case alone."""
+    few = {row: trials.cases_of(row, False)[:1] for row in ("contractions", "differences", "numpy")}
+    for module in (contractions, trials, witnesses):
+        monkeypatch.setattr(module, "cases_of", lambda row, full: few[row])
+    jax.clear_caches()
+    yield monkeypatch
+    jax.clear_caches()
+
+
+def scaled(function, factor):
+    """The function with its result off by a factor."""
+    return lambda *arguments: jax.tree.map(lambda leaf: factor * leaf, function(*arguments))
+
+
+ROW_FAULTS = {
+    "equations": (equations, "loss_gradient_w2", 1 + 1e-12),
+    "numpy": (oracles, "numpy_loss", 1 + 1e-11),
+    "contractions": (contractions, "input_gradients", 1 + 1e-11),
+}
+
+
+@pytest.mark.parametrize("name", [*ROW_FAULTS, "differences"])
+def test_a_row_passes_as_it_is(first_cases, name):
+    assert rows_of(name)[name].status == "passed"
+
+
+@pytest.mark.parametrize("name", ROW_FAULTS)
+def test_a_row_fails_where_one_side_is_wrong(first_cases, name):
+    module, function, factor = ROW_FAULTS[name]
+    first_cases.setattr(module, function, scaled(getattr(module, function), factor))
+    assert rows_of(name)[name].status == "failed"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "per_example_gradients",
+        "per_example_gradient_norms",
+        "weighted_gradient_sum",
+        "clipped_gradient_sum",
+    ],
+)
+def test_the_row_contractions_sees_a_fault_in_each_of_them(first_cases, function):
+    wrong = scaled(getattr(contractions, function), 1 + 1e-11)
+    first_cases.setattr(contractions, function, wrong)
+    assert rows_of("contractions")["contractions"].status == "failed"
+
+
+def test_the_row_differences_sees_a_wrong_slope_and_hears_check_vjp(first_cases):
+    def no_check(*_):
+        return None
+
+    def failing_check(*_):
+        raise AssertionError
+
+    first_cases.setattr(witnesses.test_util, "check_vjp", failing_check)
+    assert rows_of("differences")["differences"].status == "failed"
+    first_cases.setattr(witnesses.test_util, "check_vjp", no_check)
+    assert rows_of("differences")["differences"].status == "passed"
+    first_cases.setattr(witnesses, "_slope_along", scaled(witnesses._slope_along, 1 + 1e-4))
+    assert rows_of("differences")["differences"].status == "failed"
+
+
+def test_the_row_faults_fails_where_everything_is_named(monkeypatch):
+    everything = list(dict.fromkeys(mistake.name for mistake in MISTAKES))
+    monkeypatch.setattr(checks, "diagnose", lambda *_, **__: everything)
+    assert rows_of("faults")["faults"].status == "failed"
+
+
+def test_every_draw_of_a_row_with_a_margin_keeps_it():
+    for row, margin in (("bfloat16", 5e-2), ("differences", 1e-3)):
+        for number, case in enumerate(trials.cases_of(row, False)):
+            if not {"relu", "leaky_relu"} & set(case.network.activations):
+                continue
+            draws = trials.draws_of(row, number, trials.Settings(7))
+            assert len(draws.inputs) == (7 if row == "bfloat16" else 1)
+            for trial in range(len(draws.inputs)):
+                h = draws.inputs[trial]
+                for weight, bias in draws.trial(trial).params[:-1]:
+                    z = h @ weight.T + (0 if bias is None else bias)
+                    assert np.all((z == 0) | (abs(z) >= margin))
+                    h = np.where(
+                        z > 0, z, 0.01 * z if "leaky_relu" in case.network.activations else 0
+                    )

@@ -261,7 +261,9 @@ def test_label_smoothing_keeps_the_network_from_growing_certain():
 def test_training_that_diverges_raises_with_the_epoch():
     network = Network((4, 1), loss="squared_error")
     params = init(network, jax.random.key(0))
-    message = r"^training diverged: the loss became (inf|nan) in epoch \d+ of 50; a learning rate "
+    message = (
+        r"^training diverged: the train loss became (inf|nan) in epoch \d+ of 50; a learning rate "
+    )
     with pytest.raises(FloatingPointError, match=message):
         fit(
             network, params, X, X[:, :1], key=jax.random.key(0), optimizer="sgd",

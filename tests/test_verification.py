@@ -192,6 +192,11 @@ def test_nan_is_a_failure():
         ({"targets": T + 1}, ValueError, "targets: expected classes 0 to 2, got 3 at"),
         ({"inputs": X * np.inf}, ValueError, "inputs: expected finite numbers, got"),
         ({"sample_weight": X[:, 0] * np.inf}, ValueError, "sample_weight: expected finite numbers"),
+        (
+            {"sample_weight": np.zeros(5)},
+            ValueError,
+            "sample_weight: expected a sum above 0, got 0",
+        ),
         ({"params": (Layer(jnp.ones((3, 4)), None),)}, ValueError, "params: expected 2 layers"),
     ],
 )
@@ -199,6 +204,27 @@ def test_bad_arguments_are_named(change, error, message):
     with pytest.raises(error) as raised:
         check_gradients(**({"network": NETWORK, "key": KEY} | change))
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("scale", [1, 100, 1000, 1e6])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "silu", "relu", "gelu_tanh"])
+def test_saturated_units_are_no_fault_of_a_right_gradient(scale, activation):
+    # Raw pixels, say: tanh′ = 1 − tanh² has no digits left in jax.grad, ours has.
+    network = Network((4, 5, 3), activation)
+    right = jax.grad(partial(plain, network))
+    for mine in (None, right):
+        report = check_gradients(mine, network=network, inputs=scale * X, trials=5, key=KEY)
+        assert report.passed, report
+
+
+def test_a_mistake_that_changes_nothing_explains_nothing():
+    def mine(params, inputs, targets):
+        gradient = jax.grad(partial(plain, NETWORK))(params, inputs, targets)
+        return jax.tree.map(lambda leaf: leaf * (1 + 1e-8), gradient)
+
+    report = check_gradients(mine, network=NETWORK, trials=2, key=KEY)
+    assert not report.passed
+    assert report.faults == ("a factor 1",)
 
 
 def test_64_bit_mode_is_as_it_was():

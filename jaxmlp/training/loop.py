@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxmlp.batch import Batch, mean_gradient, pass_batch
 from jaxmlp.evaluation import (
+    Metrics,
     Sums,
     batch_sums,
     checked_examples,
@@ -32,7 +33,7 @@ from jaxmlp.training.optimizers import (
     optimizer_named,
     with_learning_rate,
 )
-from jaxmlp.validation import check_key, check_name, check_positive
+from jaxmlp.validation import check_finite, check_key, check_name, check_positive
 
 _SMALLEST_BUCKET = 2048
 _LARGEST_STEP = 65536
@@ -161,7 +162,8 @@ def fit(
         inputs: (N, D), finite.
         targets: As for `jaxmlp.loss`, classes within 0 … K − 1.
         key: A typed key: it shuffles the examples anew in every epoch.
-        sample_weight: (N,), not negative, or None.
+        sample_weight: (N,), not negative, or None. Each step takes the mean weighted within its
+            batch: with `batch_size=1` weights above 0 change nothing.
         optimizer: A name from `jaxmlp.training.optimizers.OPTIMIZERS`.
         learning_rate: A scalar above 0.
         schedule: A name from `jaxmlp.training.optimizers.SCHEDULES`: "constant", or "cosine", from
@@ -180,9 +182,9 @@ def fit(
         training part (the first includes compiling) and `examples_per_second`.
 
     Raises:
-        TypeError: As for `jaxmlp.loss`, or a key that is not a typed one.
+        TypeError: As for `jaxmlp.loss`, no typed key, or a setting of another type.
         ValueError: No examples, values that do not fit or are not finite, an unknown optimiser.
-        FloatingPointError: The training loss became infinite or NaN, with the epoch.
+        FloatingPointError: A loss or a parameter became infinite or NaN, with the epoch.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxmlp
@@ -204,6 +206,15 @@ def fit(
     smoothing = jnp.asarray(label_smoothing, float) if label_smoothing else None
     examples = checked_examples(network, params, inputs, targets, sample_weight)
     n_examples = len(examples[0])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks: expected a list, got {type(callbacks).__name__}")
+    if not isinstance(evaluation or {}, Mapping) or "train" in (evaluation or {}):
+        raise ValueError(
+            'evaluation: expected name → (inputs, targets) with other names than "train", got '
+            f"{evaluation!r:.60}"
+        )
     others = {
         name: jax.device_put(list(chunks(*checked_examples(network, params, *pair))))
         for name, pair in (evaluation or {}).items()
@@ -213,29 +224,26 @@ def fit(
     copied: Any = jax.tree.map(partial(jnp.array, copy=True), params)
     state = TrainingState(copied, optimizer_named(optimizer).init(copied))
     shuffle = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    batch_size = min(batch_size, rows)  # beyond that there is nothing but padding
     longest, steps = -(-rows // batch_size), -(-n_examples // batch_size)
-    rates = rate * SCHEDULES[schedule](np.arange(steps * epochs) / (steps * epochs))
-    rates = rates.astype(np.promote_types(data.inputs.dtype, np.float32)).reshape(epochs, steps)
+    wide = np.promote_types(data.inputs.dtype, np.float32)
     history: list[dict[str, float]] = []
     for epoch in range(1, epochs + 1):
         order = padded(shuffle.permutation(n_examples).astype(np.int32), longest * batch_size)
+        done = np.arange((epoch - 1) * steps, epoch * steps) / (steps * epochs)
+        rates = (rate * SCHEDULES[schedule](done)).astype(wide)
         begin = time.perf_counter()
         state, sums = _epoch(
-            network, state, data, order, padded(rates[epoch - 1], longest),
-            np.int32(n_examples), smoothing,
+            network, state, data, order, padded(rates, longest), np.int32(n_examples), smoothing,
             optimizer_name=optimizer, batch_size=batch_size,
         )  # fmt: skip
         train = sums.metrics(network)
         seconds = time.perf_counter() - begin
-        if not np.isfinite(train.loss):
-            raise FloatingPointError(
-                f"training diverged: the loss became {train.loss} in epoch {epoch} of {epochs}; "
-                f"a learning rate below {rate:g} may help"
-            )
         figures = {"train": train} | {
             name: evaluate_chunks(network, state.params, batches)
             for name, batches in others.items()
         }
+        _check_convergence(figures, state.params, f"epoch {epoch} of {epochs}", rate)
         record: dict[str, float] = {"epoch": epoch}
         for name, metrics in figures.items():
             record[f"{name}_loss"] = metrics.loss
@@ -246,6 +254,32 @@ def fit(
         for callback in callbacks:
             callback(record, state)
     return Fit(state.params, state.optimizer_state, history)
+
+
+def _check_convergence(
+    figures: Mapping[str, Metrics], params: Parameters, epoch: str, rate: float
+) -> None:
+    """Raise where an epoch ended with a loss or a parameter that is not finite.
+
+    The training loss is that before each step: what the last step did shows in the others.
+
+    Raises:
+        FloatingPointError: With the name of the figure and the epoch.
+    """
+    losses = {f"the {name} loss": metrics.loss for name, metrics in figures.items()}
+    sizes = {"a parameter": float(_largest(params))}
+    for name, value in (losses | sizes).items():
+        if not np.isfinite(value):
+            raise FloatingPointError(
+                f"training diverged: {name} became {value} in {epoch}; a learning rate below "
+                f"{rate:g} may help"
+            )
+
+
+@jax.jit
+def _largest(params: Parameters) -> Array:
+    leaves = jax.tree.leaves(params)
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]).astype(jnp.float32))
 
 
 def check_settings(
@@ -259,6 +293,9 @@ def check_settings(
 ) -> None:
     """Raise ValueError, as `fit` does, where a setting is unknown or out of its range."""
     check_name("optimizer", optimizer, OPTIMIZERS)
+    for name, value in (("learning_rate", learning_rate), ("label_smoothing", label_smoothing)):
+        if not isinstance(value, (int, float, np.number)):
+            raise TypeError(f"{name}: expected a number, got {value!r:.60}")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate: expected a number above 0, got {learning_rate!r}")
     check_name("schedule", schedule, SCHEDULES)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from safetensors import SafetensorError
+import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.flax import load_file, save_file
 
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
+from jaxmlp.validation import check_float_dtype
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
@@ -34,11 +36,12 @@ def new_run(path: str | os.PathLike[str] | None, dataset: str) -> Path:
         OSError: The folder cannot be made.
     """
     if path is None:
+        _make_folder(Path("runs"))
         number = 1
         while True:
             folder = Path("runs", f"{dataset}-{number}")
             try:
-                folder.mkdir(parents=True)
+                folder.mkdir()
                 return folder
             except FileExistsError:
                 number += 1
@@ -49,11 +52,15 @@ def new_run(path: str | os.PathLike[str] | None, dataset: str) -> Path:
         raise FileExistsError(
             f"output: expected a new or empty folder, got {folder}, which already holds files"
         )
+    _make_folder(folder)
+    return folder
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"output: cannot make the folder {folder}: {error.strerror}") from error
-    return folder
 
 
 def write_config(run: Path, network: Network, metadata: Mapping[str, Any]) -> None:
@@ -75,7 +82,7 @@ def write_config(run: Path, network: Network, metadata: Mapping[str, Any]) -> No
 def append_metrics(run: Path, record: Mapping[str, float]) -> None:
     """Append the record of an epoch to metrics.jsonl, one line of JSON."""
     with open(run / METRICS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(record)) + "\n")
+        file.write(json.dumps(dict(record), allow_nan=False) + "\n")
 
 
 def save_model(run: Path, params: Parameters) -> None:
@@ -101,7 +108,8 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
 
     Raises:
         FileNotFoundError: The folder or one of its files is missing.
-        ValueError: A file is damaged, of a later format, or does not fit the other.
+        ValueError: A file is damaged, of a later format, or does not fit the other; or the
+            parameters are float64 while JAX's 64-bit mode is off.
     """
     folder = Path(run)
     for name in (CONFIG, MODEL):
@@ -116,6 +124,9 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration: {error}") from error
     try:
+        with safe_open(folder / MODEL, framework="numpy") as file:
+            if any(file.get_slice(name).get_dtype() == "F64" for name in file.keys()):
+                check_float_dtype(np.float64)
         arrays = load_file(folder / MODEL)
         params = tuple(
             Layer(

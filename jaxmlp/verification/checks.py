@@ -3,9 +3,11 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -86,7 +88,7 @@ def check_gradients(
         (False, ('missing 1/N (a sum for the mean)',))
     """
     check_key(key)
-    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+    if isinstance(trials, bool) or not isinstance(trials, (int, np.integer)) or trials < 1:
         raise ValueError(f"trials: expected an integer of at least 1, got {trials!r}")
     given = _given(network, params, inputs, targets, sample_weight)
     if params is not None and inputs is not None and targets is not None:
@@ -161,6 +163,8 @@ def _check_given(network: Network, given: Draws, n_examples: int) -> None:
     for name in ("inputs", "targets", "weights"):
         if (value := getattr(given, name)) is not None:
             check_finite("sample_weight" if name == "weights" else name, value)
+    if given.weights is not None and not given.weights.sum() > 0:
+        raise ValueError(f"sample_weight: expected a sum above 0, got {given.weights.sum()}")
     if given.targets is not None and given.targets.dtype.kind in "iu" and given.targets.ndim == 1:
         check_classes("targets", given.targets, network.sizes[-1])
 
@@ -185,7 +189,7 @@ class Judge:
         self.draws = draws
         self.evidence = evidence
         self.names = leaf_names(network)
-        self.scales = uncancelled(network, evidence, draws)
+        self.scales = uncancelled(network, evidence, draws, slope=1.0)
         self.right = jax.tree.leaves(evidence.oracle[1])
 
     def ours(self) -> _Outcome:
@@ -203,10 +207,10 @@ class Judge:
                 leaves = flat_gradient(_call(gradient_fn, self.draws.trial(trial)))
             except Exception as error:  # whatever the user's function raises is a finding
                 finding = f"{_name_of(gradient_fn)} raised {type(error).__name__}: {error}"
-                return _Outcome(0.0, NO_DIFFERENCE, trial, findings=[finding], broken=True)
+                return _Outcome(np.inf, NO_DIFFERENCE, trial, findings=[finding], broken=True)
             findings = self._shape_findings(leaves)
             if findings:
-                return _Outcome(0.0, NO_DIFFERENCE, trial, findings=findings, broken=True)
+                return _Outcome(np.inf, NO_DIFFERENCE, trial, findings=findings, broken=True)
             results.append(leaves)
         narrow = any(leaf.dtype != FLOAT64 for leaves in results for leaf in leaves)
         bound = USER_FLOAT32_BOUND if narrow else USER_FLOAT64_BOUND
@@ -268,7 +272,7 @@ class Judge:
             return [f"expected {len(expected)} arrays ({listing}), got {len(leaves)}"]
         findings = []
         for name, leaf, shape in zip(self.names, leaves, expected, strict=True):
-            if leaf.dtype.kind not in "fiu":
+            if leaf.dtype.kind not in "iu" and not jnp.issubdtype(leaf.dtype, jnp.floating):
                 findings.append(f"{name}: expected real numbers, got {leaf.dtype}")
             elif leaf.shape != shape:
                 turned = " (transposed)" if leaf.ndim == 2 and leaf.shape == shape[::-1] else ""
@@ -293,14 +297,19 @@ def _call(gradient_fn: GradientFunction, draw: Draws) -> Any:
     """Return the user's gradient of one draw; its arrays are copies that it may overwrite.
 
     NumPy arrays serve functions of both kinds; one that needs JAX's own (`.at[…]`) gets them then.
+
+    Raises:
+        AttributeError: The function's own, where it is not that.
     """
     with jax.enable_x64(True):
         copies = jax.tree.map(np.array, draw)
         try:
             return gradient_fn(copies.params, copies.inputs, copies.targets)
-        except AttributeError:
-            arrays = jax.tree.map(jax.numpy.asarray, draw)
-            return gradient_fn(arrays.params, arrays.inputs, arrays.targets)
+        except AttributeError as error:
+            arrays = jax.tree.map(jnp.asarray, draw)
+            with suppress(AttributeError):
+                return gradient_fn(arrays.params, arrays.inputs, arrays.targets)
+            raise error
 
 
 def flat_gradient(tree: Any) -> list[np.ndarray]:

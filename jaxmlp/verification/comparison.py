@@ -76,7 +76,7 @@ class GradientReport:
         passed: Whether every leaf of every trial is within the bound.
         network: What was checked.
         trials: How many draws were compared.
-        bound: The largest difference that passes.
+        bound: The largest difference that passes; infinite where there was nothing to compare.
         worst: The worst difference, whether it passes or not.
         failures: The worst difference of each failing leaf.
         findings: What is wrong in other ways: shapes, exceptions.
@@ -102,7 +102,8 @@ class GradientReport:
         """Return the report as text."""
         sizes = "-".join(str(size) for size in self.network.sizes)
         verdict = "right" if self.passed else "WRONG"
-        lines = [f"gradient of {sizes}: {verdict} ({self.trials} trials, bound {self.bound:.0e})"]
+        bound = f", bound {self.bound:.0e}" if np.isfinite(self.bound) else ""
+        lines = [f"gradient of {sizes}: {verdict} ({self.trials} trials{bound})"]
         if self.passed:
             lines.append(f"  worst difference {self.worst}")
         lines += [f"  {finding}" for finding in self.findings]

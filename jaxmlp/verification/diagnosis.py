@@ -210,6 +210,8 @@ def diagnose(
             continue
         if any(leaf.shape != one.shape for leaf, one in zip(leaves, right, strict=True)):
             continue
+        if _all_equal(leaves, right, tolerance):
+            continue  # it changes nothing here, and so explains nothing
         candidates.setdefault(_title(mistake), []).append(leaves)
 
     whole = [

@@ -67,13 +67,13 @@ _erf = np.vectorize(math.erf, otypes=[float])
 
 NUMPY_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": lambda z: z,
-    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
-    "tanh": lambda z: (np.exp(z) - np.exp(-z)) / (np.exp(z) + np.exp(-z)),
+    "sigmoid": lambda z: 1 / (1 + np.exp(-np.clip(z, -700, 700))),
+    "tanh": lambda z: 2 / (1 + np.exp(-2 * np.clip(z, -300, 300))) - 1,
     "relu": lambda z: (z + np.abs(z)) / 2,
     "leaky_relu": lambda z: 0.505 * z + 0.495 * np.abs(z),
     "elu": lambda z: np.where(z > 0, z, np.exp(np.minimum(z, 0)) - 1),
     "softplus": lambda z: np.logaddexp(0, z),
-    "silu": lambda z: z / (1 + np.exp(-z)),
+    "silu": lambda z: z / (1 + np.exp(-np.clip(z, -700, 700))),
     "gelu": lambda z: z * (1 + _erf(z / math.sqrt(2))) / 2,
     "gelu_tanh": lambda z: z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2,
 }

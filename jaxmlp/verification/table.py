@@ -17,7 +17,7 @@ from jaxmlp.verification.evidence import gather, make_draws
 from jaxmlp.verification.trials import FLOAT64, Settings
 
 FLOAT32_BOUND = 5e-6
-BFLOAT16_BOUND = 6e-2  # the worst of three seeds with 300 trials was 3.4e-2
+BFLOAT16_BOUND = 6e-2  # the worst of four seeds with 300 trials was 4.6e-2
 NUMPY_BOUND = 1e-12
 # A gradient of one example has no sum over a batch whose absolute values would be a scale, and its
 # δ may be what an earlier sum left after cancelling: 4e-14 of twelve seeds with 300 trials.
@@ -54,7 +54,7 @@ def _faults_row(settings: Settings) -> list[Found]:
         judge = Judge(network, draws, gather(network, draws, FLOAT64))
         for mistake in planted:
             outcome = judge.users(_planted(judge, mistake))
-            if mistake.name in outcome.faults:
+            if mistake.name in outcome.faults and len(outcome.faults) <= _NAMES:
                 named[mistake.name] = True
             elif outcome.failures:
                 missed.append(f"{mistake.name!r} was called {list(outcome.faults)}")
@@ -67,6 +67,7 @@ def _faults_row(settings: Settings) -> list[Found]:
 
 
 _PLANTED_TRIALS = 4
+_NAMES = 2  # as many as may explain one gradient: who names everything names nothing
 
 
 def _planted(judge: Judge, mistake: Mistake) -> Callable[..., list[np.ndarray]]:
