@@ -152,13 +152,20 @@ def loss(
     return _jit_loss(network, params, *check_batch(network, params, inputs, targets, sample_weight))
 
 
+def loss_and_gradient_of(
+    network: Network, params: Parameters, batch: Batch
+) -> tuple[tuple[Array, Parameters], Pass]:
+    """Return the loss and the gradient of a checked batch, and the pass that they come from."""
+    result = pass_batch(network, params, batch)
+    gradient = mean_gradient(network, params, result, batch.weights)
+    return (mean_loss(result.losses, batch.weights), gradient), result
+
+
 @jax.jit
 def _loss_and_gradient(
     network: Network, params: Parameters, batch: Batch
 ) -> tuple[Array, Parameters]:
-    result = pass_batch(network, params, batch)
-    gradient = mean_gradient(network, params, result, batch.weights)
-    return mean_loss(result.losses, batch.weights), gradient
+    return loss_and_gradient_of(network, params, batch)[0]
 
 
 def loss_and_gradient(

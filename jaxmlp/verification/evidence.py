@@ -1,6 +1,6 @@
 """What a comparison rests on: random draws, our gradient, the oracle's, the scale of rounding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jaxmlp.activations import ACTIVATIONS
-from jaxmlp.batch import Batch, pass_batch
-from jaxmlp.gradients import loss_and_gradient
+from jaxmlp.batch import check_batch
+from jaxmlp.gradients import loss_and_gradient, loss_and_gradient_of
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Network, Parameters
 from jaxmlp.verification import oracles
@@ -94,11 +93,16 @@ def gather(
         The evidence, on the host.
     """
     oracle_dtype = oracle_dtype or dtype
+    with exactly(oracle_dtype):
+        return jax.device_get(_program_of_both(oracle_dtype)(network, in_dtype(draws, dtype)))
 
-    def judge(params: Parameters, inputs: Array, targets: Array, weights: Array | None) -> Evidence:
-        batch = Batch(inputs, targets, weights)
-        result = pass_batch(network, params, batch)
-        ours = loss_and_gradient(network, params, inputs, targets, weights)
+
+@cache
+def _program_of_both(oracle_dtype: np.dtype) -> Callable[[Network, Draws], Evidence]:
+    """Return the program that `gather` runs, compiled once for each network and size of draws."""
+
+    def judge(network: Network, draw: Any) -> Evidence:
+        ours, result = loss_and_gradient_of(network, draw.params, check_batch(network, *draw))
         plain = partial(oracles.plain_loss, network.activations, network.loss)
         names = (*network.activations, _last_activation(network))
         slopes = [
@@ -108,18 +112,16 @@ def gather(
         logits, head = result.trace.preactivations[-1], LOSSES[network.loss]
         return Evidence(
             ours,
-            jax.value_and_grad(plain)(*in_dtype((params, inputs, targets, weights), oracle_dtype)),
+            jax.value_and_grad(plain)(*in_dtype(draw, oracle_dtype)),
             result.trace.inputs,
             result.trace.preactivations,
             tuple(slopes),
             result.deltas,
             jax.vmap(head.prediction)(logits),
-            jax.vmap(head.gradient)(logits, targets),
+            jax.vmap(head.gradient)(logits, draw.targets),
         )
 
-    with exactly(oracle_dtype):
-        program = jax.jit(jax.vmap(judge), compiler_options=compiler_options())
-        return jax.device_get(program(*in_dtype(draws, dtype)))
+    return jax.jit(jax.vmap(judge, in_axes=(None, 0)), compiler_options=compiler_options())
 
 
 def _last_activation(network: Network) -> str:

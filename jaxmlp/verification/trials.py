@@ -73,10 +73,8 @@ def draws_of(row: str, number: int, settings: Settings) -> Draws:
         [settings.seed, number] if _STREAMS[row] == 0 else [settings.seed, _STREAMS[row], number]
     )
     trials = settings.trials
-    if row == "differences":
+    if row in ("differences", "numpy"):
         trials = -(-trials // len(cases_of(row, settings.full)))  # of all cases together
-    elif row == "numpy":
-        trials = min(trials, 5)
     draws = make_draws(
         case.network,
         trials,
