@@ -304,7 +304,7 @@ def test_draws_are_networks_as_the_design_wants_them():
 
 @pytest.mark.parametrize("row", ["float64", "float32", "bfloat16", "contractions", "numpy"])
 def test_a_trial_can_be_repeated(row):
-    settings = {"trials": 4, "seed": 5}
+    settings = {"trials": 160 if row == "numpy" else 4, "seed": 5}  # 160 are 4 in each of 40 cases
     trial = verification.repeat(row, case=2, trial=3, **settings)
     network, draw = trial["network"], trial["draw"]
     assert network == cases_of(row, False)[2].network
