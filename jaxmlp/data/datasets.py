@@ -3,44 +3,16 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxmlp.data.files import read_idx
-from jaxmlp.validation import check_classes, check_name
+from jaxmlp.data.examples import Dataset, Examples, image_examples
+from jaxmlp.data.files import IDX_FILES, find_idx_files, read_idx_images
+from jaxmlp.validation import check_name
 
 DATASETS = ("digits", "mnist", "fashion_mnist")
 
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 _DIGITS_IN_TRAIN = 1437  # four fifths of 1797
-
-
-class Examples(NamedTuple):
-    """Inputs (N, D), float32 in [0, 1], and targets (N,), int32 classes."""
-
-    inputs: np.ndarray
-    targets: np.ndarray
-
-
-class Dataset(NamedTuple):
-    """Examples to learn from, examples to be judged by, and what is known of both.
-
-    `source` says where the data was read from. `image_shape` is (rows, columns) where each input
-    is an image, row after row, and None where it is not.
-    """
-
-    name: str
-    source: str
-    train: Examples
-    test: Examples
-    n_classes: int
-    image_shape: tuple[int, int] | None
 
 
 def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -78,7 +50,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     if data_dir is None:
         raise ValueError(
             f"data_dir: {name} is read from files: expected a folder (--data-dir DIR) with "
-            f"{', '.join(_IDX_FILES)}, each with or without .gz, got none"
+            f"{', '.join(IDX_FILES)}, each with or without .gz, got none"
         )
     return _load_idx_folder(name, Path(data_dir))
 
@@ -116,57 +88,6 @@ def _digits_file() -> Path | None:
 
 
 def _load_idx_folder(name: str, folder: Path) -> Dataset:
-    if not folder.exists():
-        raise FileNotFoundError(f"data_dir: expected a folder, got {folder}, which does not exist")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"data_dir: expected a folder, got {folder}, which is a file")
-    # All four are looked for before the first is read.
-    paths = [_idx_file(folder, file_name) for file_name in _IDX_FILES]
-    train_images, train_labels, test_images, test_labels = paths
-    train, image_shape = _read_examples(train_images, train_labels)
-    test, test_shape = _read_examples(test_images, test_labels)
-    if test_shape != image_shape:
-        raise ValueError(
-            f"{test_images}: expected images of shape {image_shape}, as in {train_images.name}, "
-            f"got {test_shape}"
-        )
-    return Dataset(name, str(folder), train, test, 10, image_shape)
-
-
-def _idx_file(folder: Path, file_name: str) -> Path:
-    """Return the file under whichever of its names is in the folder."""
-    spellings = (file_name, file_name.replace("-idx", ".idx"))
-    for spelling in spellings:
-        for ending in ("", ".gz"):
-            # Some archives unpack to a folder of this name, with the file of the dotted name in it
-            # or beside it: only a file counts.
-            if (path := folder / (spelling + ending)).is_file():
-                return path
-    raise FileNotFoundError(
-        f"data_dir: expected {' or '.join(spellings)}, with or without .gz, in {folder}, "
-        "got no such file"
-    )
-
-
-def _read_examples(images_file: Path, labels_file: Path) -> tuple[Examples, tuple[int, int]]:
-    """Return the examples of two files and the shape of their images."""
-    images, labels = read_idx(images_file), read_idx(labels_file)
-    for path, array, rank, shape in (
-        (images_file, images, 3, "(N, rows, columns)"),
-        (labels_file, labels, 1, "(N,)"),
-    ):
-        if array.dtype != np.uint8:
-            raise ValueError(f"{path}: expected unsigned bytes, got {array.dtype.name}")
-        if array.ndim != rank:
-            raise ValueError(f"{path}: expected an array of shape {shape}, got {array.shape}")
-    if images.size == 0:
-        raise ValueError(f"{images_file}: expected at least one image, got shape {images.shape}")
-    if len(labels) != len(images):
-        raise ValueError(
-            f"{labels_file}: expected {len(images)} labels, one for each image in "
-            f"{images_file.name}, got {len(labels)}"
-        )
-    check_classes(str(labels_file), labels, 10)
-    inputs = np.divide(images, np.float32(255), dtype=np.float32).reshape(len(images), -1)
-    _, rows, columns = images.shape
-    return Examples(inputs, labels.astype(np.int32)), (rows, columns)
+    train, test = read_idx_images(find_idx_files(folder, "data_dir", IDX_FILES), 10)
+    image_shape = train.images.shape[1:]
+    return Dataset(name, str(folder), image_examples(train), image_examples(test), 10, image_shape)
