@@ -43,7 +43,7 @@ def encode_png(image: np.ndarray) -> bytes:
     filtered = np.zeros((rows, columns + 1), np.uint8)
     filtered[:, 1:] = image
     header = struct.pack(">II5B", columns, rows, *_GREY)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes())), (b"IEND", b""))
     return _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks)
 
 
