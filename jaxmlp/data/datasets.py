@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxmlp.data.examples import Dataset, Examples, image_examples
-from jaxmlp.data.files import IDX_FILES, find_idx_files, read_idx_images
+from jaxmlp.data.files import find_idx_files, idx_file, read_idx_images
+from jaxmlp.data.prepared import PUBLISHED, default_folder, is_prepared, read_prepared
 from jaxmlp.validation import check_name
 
-DATASETS = ("digits", "mnist", "fashion_mnist")
+DATASETS = ("digits", *PUBLISHED)
 
 _DIGITS_IN_TRAIN = 1437  # four fifths of 1797
 
@@ -19,25 +20,29 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     """Return a dataset by its name, without any network.
 
     "digits" are the 1797 images of 8 × 8 pixels that scikit-learn ships: 1437 for training and 360
-    for testing, by a fixed permutation. "mnist" and "fashion_mnist" are read from the four idx
-    files of their publishers, in the files' order. Both sets name their files alike, so the folder
-    decides which of them is read.
+    for testing, by a fixed permutation. "mnist", "fashion_mnist", "kmnist" and "emnist" (its part
+    "balanced", 47 classes, images on their side as published) are read from the four idx files of
+    their publishers, in the files' order, or from where `jaxmlp data prepare` has prepared them, in
+    the order of tensorflow-datasets. The first three name their files alike, so the folder decides
+    which of them is read.
 
     Args:
         name: One of `DATASETS`.
-        data_dir: For "mnist" and "fashion_mnist" the folder with train-images-idx3-ubyte,
-            train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte. Each may
-            end in .gz, and may be spelt with a dot, as in train-images.idx3-ubyte. "digits" needs
-            none.
+        data_dir: A folder with train-images-idx3-ubyte, train-labels-idx1-ubyte,
+            t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (emnist-balanced-train-images-… and
+            so on for "emnist"). Each may end in .gz, and may be spelt with a dot, as in
+            train-images.idx3-ubyte. Without any of them, a folder with prepared sets, as
+            tensorflow-datasets keeps them. By default `preparation.default_folder()`, for prepared
+            sets only. "digits" needs none.
 
     Returns:
         The dataset in NumPy arrays: inputs float32 in [0, 1], targets int32.
 
     Raises:
-        FileNotFoundError: `data_dir` or a file in it is missing.
+        FileNotFoundError: `data_dir` or a file in it is missing, and the set is not prepared there.
         OSError: `data_dir` is no directory (`NotADirectoryError`), or a file cannot be read.
-        ValueError: An unknown name (with the nearest one), no `data_dir` where it is needed, or
-            files that are damaged or do not fit each other.
+        ValueError: An unknown name (with the nearest one), no `data_dir` where the set is not
+            prepared in the default folder, or files that are damaged or do not fit each other.
 
     Example:
         >>> digits = load_dataset("digits")
@@ -47,12 +52,16 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     check_name("dataset", name, DATASETS)
     if name == "digits":
         return _load_digits()
-    if data_dir is None:
+    if data_dir is not None:
+        return _load_folder(name, Path(data_dir))
+    folder = default_folder()
+    if not is_prepared(name, folder):
         raise ValueError(
             f"data_dir: {name} is read from files: expected a folder (--data-dir DIR) with "
-            f"{', '.join(IDX_FILES)}, each with or without .gz, got none"
+            f"{', '.join(PUBLISHED[name].files)}, each with or without .gz, or what `jaxmlp data "
+            f"prepare {name} --from DIR` prepares in {folder}, got neither"
         )
-    return _load_idx_folder(name, Path(data_dir))
+    return read_prepared(name, folder)
 
 
 def _load_digits() -> Dataset:
@@ -87,7 +96,19 @@ def _digits_file() -> Path | None:
     return None
 
 
-def _load_idx_folder(name: str, folder: Path) -> Dataset:
-    train, test = read_idx_images(find_idx_files(folder, "data_dir", IDX_FILES), 10)
+def _load_folder(name: str, folder: Path) -> Dataset:
+    published = PUBLISHED[name]
+    if folder.is_dir() and not any(idx_file(folder, file) for file in published.files):
+        if is_prepared(name, folder):
+            return read_prepared(name, folder)
+        raise FileNotFoundError(
+            f"data_dir: expected {', '.join(published.files)}, each with or without .gz, or what "
+            f"`jaxmlp data prepare {name} --from DIR` prepares, in {folder}, got neither"
+        )
+    paths = find_idx_files(folder, "data_dir", published.files)
+    train, test = read_idx_images(paths, published.n_classes)
     image_shape = train.images.shape[1:]
-    return Dataset(name, str(folder), image_examples(train), image_examples(test), 10, image_shape)
+    return Dataset(
+        *(name, str(folder), image_examples(train), image_examples(test)),
+        *(published.n_classes, image_shape),
+    )
