@@ -121,12 +121,14 @@ def prepare(
             paths = _download(name, official, root / "downloads", staging)
         parts = read_idx_images(paths, published.n_classes)
         compared_with = _check_source(name, paths, parts, downloaded=source is None)
-        prepared = _write(name, official, staging, parts)
+        with _writing(name, root):
+            prepared = _write(name, official, staging, parts)
         decoded = decode_records(name, prepared)
         if (got := content_hash(*decoded)) != (expected := content_hash(*parts)):
             raise ValueError(f"{name}: expected to read back content {expected}, got {got}")
-        write_decoded(prepared, decoded)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(name, root):
+            write_decoded(prepared, decoded)
+            target.parent.mkdir(parents=True, exist_ok=True)
         try:
             prepared.folder.rename(target)
         except OSError:
@@ -153,6 +155,16 @@ def _staging(root: Path) -> Iterator[Path]:
         ) from error
     with staging as path:
         yield Path(path)
+
+
+@contextlib.contextmanager
+def _writing(name: str, root: Path) -> Iterator[None]:
+    """Say what could not be written where; a full disk is a RuntimeError of array_record's."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+        raise OSError(f"folder: expected to write {name} to {root}, got: {reason}") from error
 
 
 @contextlib.contextmanager
