@@ -1,6 +1,7 @@
 """Settings and fixtures that every test shares."""
 
 import itertools
+import os
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,10 @@ jax.config.update("jax_debug_key_reuse", True)
 # The first example of a property compiles: a deadline would judge the compiler.
 hypothesis.settings.register_profile("jaxmlp", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("jaxmlp")
+
+
+# Whether this machine's user has prepared datasets must not decide what a test sees.
+os.environ["JAXMLP_DATA_DIR"] = os.path.join(os.devnull, "no-datasets")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

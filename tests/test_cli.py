@@ -444,6 +444,6 @@ def test_a_bad_input_takes_seconds_and_prints_no_traceback(tmp_path):
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "error"},
     )  # fmt: skip
     assert result.returncode == 2
-    assert result.stderr.startswith("jaxmlp: data_dir: expected train-images-idx3-ubyte or ")
+    assert result.stderr.startswith("jaxmlp: data_dir: expected train-images-idx3-ubyte, ")
     assert result.stderr.count("\n") == 1
     assert time.perf_counter() - begin < 20  # three times what it takes on a busy machine

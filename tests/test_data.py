@@ -380,10 +380,10 @@ def test_a_folder_that_has_a_files_name_is_passed_over(folder):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    assert DATASETS == ("digits", "mnist", "fashion_mnist")
+    assert DATASETS == ("digits", "mnist", "fashion_mnist", "kmnist", "emnist")
     assert message_of(ValueError, lambda: load_dataset("fashion-mnist")) == (
         "unknown dataset 'fashion-mnist': did you mean 'fashion_mnist'? expected one of digits, "
-        "mnist, fashion_mnist"
+        "mnist, fashion_mnist, kmnist, emnist"
     )
 
 
@@ -392,7 +392,8 @@ def test_a_name_that_needs_files_says_which_and_how_to_pass_them(name):
     assert message_of(ValueError, lambda: load_dataset(name)) == (
         f"data_dir: {name} is read from files: expected a folder (--data-dir DIR) with "
         "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
-        "t10k-labels-idx1-ubyte, each with or without .gz, got none"
+        "t10k-labels-idx1-ubyte, each with or without .gz, or what `jaxmlp data prepare "
+        f"{name} --from DIR` prepares in {os.environ['JAXMLP_DATA_DIR']}, got neither"
     )
 
 
@@ -404,6 +405,15 @@ def test_a_data_dir_that_is_missing_or_a_file_is_named(tmp_path):
     file = saved(tmp_path, WHOLE)
     assert message_of(NotADirectoryError, lambda: load_dataset("mnist", file)) == (
         f"data_dir: expected a folder, got {file}, which is a file"
+    )
+
+
+def test_a_folder_without_any_of_the_files_names_both_ways(tmp_path):
+    assert message_of(FileNotFoundError, lambda: load_dataset("emnist", tmp_path)) == (
+        "data_dir: expected emnist-balanced-train-images-idx3-ubyte, "
+        "emnist-balanced-train-labels-idx1-ubyte, emnist-balanced-test-images-idx3-ubyte, "
+        "emnist-balanced-test-labels-idx1-ubyte, each with or without .gz, or what `jaxmlp data "
+        f"prepare emnist --from DIR` prepares, in {tmp_path}, got neither"
     )
 
 

@@ -1,4 +1,4 @@
-"""Files of arrays: the idx format of the MNIST family.
+"""Files of arrays: the idx format of the MNIST family, and the four files of one of its sets.
 
 An idx file is a header and the numbers, in big-endian order and with the last index running
 fastest. The header is two zero bytes, a byte for the type of the numbers, a byte for the rank, and
@@ -9,10 +9,21 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import numpy as np
+
+from jaxmlp.data.examples import Images
+from jaxmlp.validation import check_classes
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 _GZIP = b"\x1f\x8b"
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -105,3 +116,98 @@ def _read_at_most(stream: BinaryIO | gzip.GzipFile, limit: int) -> bytearray:
     while len(content) < limit and (block := stream.read(min(_BLOCK, limit - len(content)))):
         content += block
     return content
+
+
+def find_idx_files(folder: Path, argument: str, names: Sequence[str]) -> list[Path]:
+    """Return the files of a folder under whichever of their names is there.
+
+    Args:
+        folder: The folder.
+        argument: What the messages call it.
+        names: The files, as in `IDX_FILES`. Each may end in .gz, and may be spelt with a dot, as
+            in train-images.idx3-ubyte.
+
+    Returns:
+        A path for each name, all of them looked for before any is read.
+
+    Raises:
+        FileNotFoundError: The folder or a file in it is missing.
+        NotADirectoryError: The folder is a file.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"{argument}: expected a folder, got {folder}, which does not exist"
+        )
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{argument}: expected a folder, got {folder}, which is a file")
+    paths = []
+    for name in names:
+        if (path := idx_file(folder, name)) is None:
+            raise FileNotFoundError(
+                f"{argument}: expected {' or '.join(_spellings(name))}, with or without .gz, in "
+                f"{folder}, got no such file"
+            )
+        paths.append(path)
+    return paths
+
+
+def idx_file(folder: Path, name: str) -> Path | None:
+    """Return the file under whichever of its names is in the folder, or None."""
+    for spelling in _spellings(name):
+        for ending in ("", ".gz"):
+            # Some archives unpack to a folder of this name, with the file of the dotted name in it
+            # or beside it: only a file counts.
+            if (path := folder / (spelling + ending)).is_file():
+                return path
+    return None
+
+
+def _spellings(name: str) -> tuple[str, str]:
+    return name, name.replace("-idx", ".idx")
+
+
+def read_idx_images(paths: Sequence[Path], n_classes: int) -> tuple[Images, Images]:
+    """Return the training and the test part of the four files of a set of images.
+
+    Args:
+        paths: The four files, in the order of `IDX_FILES`.
+        n_classes: How many classes there are: labels are below it.
+
+    Returns:
+        Images for training and for testing, all of one shape, with a label for each.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+        ValueError: A file is damaged, or they do not fit each other.
+    """
+    train_images, train_labels, test_images, test_labels = paths
+    train = _read_labelled_images(train_images, train_labels, n_classes)
+    test = _read_labelled_images(test_images, test_labels, n_classes)
+    expected, got = train.images.shape[1:], test.images.shape[1:]
+    if got != expected:
+        raise ValueError(
+            f"{test_images}: expected images of shape {expected}, as in {train_images.name}, "
+            f"got {got}"
+        )
+    return train, test
+
+
+def _read_labelled_images(images_file: Path, labels_file: Path, n_classes: int) -> Images:
+    images, labels = read_idx(images_file), read_idx(labels_file)
+    for path, array, rank, shape in (
+        (images_file, images, 3, "(N, rows, columns)"),
+        (labels_file, labels, 1, "(N,)"),
+    ):
+        if array.dtype != np.uint8:
+            raise ValueError(f"{path}: expected unsigned bytes, got {array.dtype.name}")
+        if array.ndim != rank:
+            raise ValueError(f"{path}: expected an array of shape {shape}, got {array.shape}")
+    if images.size == 0:
+        raise ValueError(f"{images_file}: expected at least one image, got shape {images.shape}")
+    if len(labels) != len(images):
+        raise ValueError(
+            f"{labels_file}: expected {len(images)} labels, one for each image in "
+            f"{images_file.name}, got {len(labels)}"
+        )
+    check_classes(str(labels_file), labels, n_classes)
+    return Images(images, labels)
