@@ -18,7 +18,9 @@ import tyro
 
 import jaxmlp
 from jaxmlp.backprop import product
-from jaxmlp.data import Dataset, load_dataset
+from jaxmlp.data import DATASETS, Dataset, load_dataset
+from jaxmlp.data.preparation import prepare
+from jaxmlp.data.prepared import PUBLISHED, default_folder, find_prepared
 from jaxmlp.network import Network, init
 from jaxmlp.training import runs
 from jaxmlp.training.loop import TrainingState, check_settings, fit
@@ -31,9 +33,10 @@ class Train:
     """Train a network on real data with the hand-derived gradient, and save it."""
 
     dataset: str = "digits"
-    """The data: digits (ships with scikit-learn), mnist or fashion_mnist (from --data-dir)."""
+    """The data: digits (ships with scikit-learn), mnist, fashion_mnist, kmnist or emnist."""
     data_dir: Path | None = None
-    """A folder with the four idx files of mnist or fashion_mnist, gzipped or not."""
+    """A folder with the four idx files of all but digits, gzipped or not, or with what `jaxmlp data
+    prepare` prepared; by default what it prepared in its own default folder."""
     hidden: tuple[int, ...] = (128, 64)
     """Units of each hidden layer; give the option without a number for none."""
     activation: tuple[str, ...] = ("sigmoid",)
@@ -82,11 +85,44 @@ class Verify:
     """Also write the table to this file."""
 
 
+@dataclasses.dataclass
+class List:
+    """List the data sets, and where each of them is."""
+
+    data_dir: Path | None = None
+    """Where it is: by default $JAXMLP_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+
+
+@dataclasses.dataclass
+class Prepare:
+    """Prepare a data set for tensorflow-datasets, without TensorFlow."""
+
+    name: tyro.conf.Positional[str]
+    """mnist, fashion_mnist, kmnist or emnist (its part "balanced")."""
+    source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A folder with the publisher's four idx files, gzipped or not."""
+    download: bool = False
+    """Download them instead, by tensorflow-datasets, and compare their checksums."""
+    data_dir: Path | None = None
+    """Where to prepare it: by default $JAXMLP_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+
+
+@dataclasses.dataclass
+class Data:
+    """The data sets: list them, or prepare one."""
+
+    action: (
+        Annotated[List, tyro.conf.subcommand("list")]
+        | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+    )
+
+
 _LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
 
 _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
 )
 
 
@@ -103,7 +139,14 @@ def main(arguments: list[str] | None = None) -> None:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
-        _train(command) if isinstance(command, Train) else _verify(command)
+        if isinstance(command, Train):
+            _train(command)
+        elif isinstance(command, Verify):
+            _verify(command)
+        elif isinstance(command.action, List):
+            _list_data(command.action)
+        else:
+            _prepare_data(command.action)
     except KeyboardInterrupt:
         print("jaxmlp: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -351,3 +394,37 @@ def _row_text(row: Row) -> str:
     if row.note:
         lines.append(f"    failed: {row.note}")
     return "\n".join(lines)
+
+
+def _list_data(options: List) -> None:
+    folder = options.data_dir or default_folder()
+    width = max(map(len, DATASETS))
+    for name in DATASETS:
+        if name not in PUBLISHED:
+            where = "ships with scikit-learn"
+        elif found := find_prepared(name, folder):
+            where = f"prepared in {found.folder}"
+        else:
+            where = f"not prepared in {folder}"
+        _say(f"{name:<{width}}  {where}")
+
+
+def _prepare_data(options: Prepare) -> None:
+    if (options.source is None) is not options.download:
+        _fail(
+            f"from: expected a folder with the files of {options.name} (--from DIR), or --download "
+            f"to fetch them, got {'both' if options.download else 'neither'}",
+            2,
+        )
+    try:
+        check_name("dataset", options.name, PUBLISHED)
+        done = prepare(options.name, options.data_dir, options.source)
+    except ConnectionError as error:
+        _fail(error, 1)
+    except (ValueError, OSError) as error:
+        _fail(error, 2)
+    counts = f"{done.n_train:,} training and {done.n_test:,} test examples in {done.folder}"
+    if done.already:
+        _say(f"{done.name} was prepared already: {counts}")
+    else:
+        _say(f"{done.name} is prepared, checked by {done.compared_with}: {counts}")

@@ -18,6 +18,8 @@ import pytest
 import jaxmlp
 from jaxmlp import cli
 from jaxmlp.data import load_dataset
+from jaxmlp.data.preparation import Preparation
+from jaxmlp.data.prepared import Prepared
 from jaxmlp.training import runs
 from jaxmlp.verification import table
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Found
@@ -241,6 +243,70 @@ def test_ctrl_c_ends_a_run_with_130_and_no_traceback(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "jaxmlp: interrupted\n")
+
+
+# data.
+
+
+def test_the_data_sets_are_listed_with_where_they_are(command, monkeypatch):
+    found = Prepared(Path("there"), {}, {})
+    monkeypatch.setattr(cli, "find_prepared", lambda name, _: found if name == "kmnist" else None)
+    status, output, _ = command("data", "list", "--data-dir", "here")
+    assert status == 0
+    assert output == (
+        "digits         ships with scikit-learn\n"
+        "mnist          not prepared in here\n"
+        "fashion_mnist  not prepared in here\n"
+        "kmnist         prepared in there\n"
+        "emnist         not prepared in here\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["mnits", "--from", "."], 2, "unknown dataset 'mnits': did you mean 'mnist'?"),
+        (["digits", "--from", "."], 2, "unknown dataset 'digits'"),
+        (["mnist"], 2, "from: expected a folder with the files of mnist (--from DIR), or --down"),
+        (["mnist", "--from", ".", "--download"], 2, "from: expected a folder with the files of "),
+        (["mnist", "--from", "nowhere"], 2, "source: expected a folder, got nowhere, which does"),
+        (["mnist", "--from", "."], 2, "source: expected train-images-idx3-ubyte"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_prepared_is_named_in_one_sentence(command, arguments, status, message):
+    before = sorted(Path.cwd().rglob("*"))
+    got, output, errors = command("data", "prepare", *arguments)
+    assert (got, output) == (status, "")
+    assert errors.startswith(f"jaxmlp: {message}") and errors.count("\n") == 1
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_prepare_says_what_it_did(command, monkeypatch, already):
+    done = Preparation("mnist", Path("there"), already, 60_000, 10_000, "its hash")
+    asked = []
+
+    def prepare(*arguments):
+        asked.append(arguments)
+        return done
+
+    monkeypatch.setattr(cli, "prepare", prepare)
+    status, output, _ = command("data", "prepare", "mnist", "--from", "here", "--data-dir", "there")
+    assert status == 0 and asked == [("mnist", Path("there"), Path("here"))]
+    what = "was prepared already" if already else "is prepared, checked by its hash"
+    assert output == f"mnist {what}: 60,000 training and 10,000 test examples in there\n"
+    assert command("data", "prepare", "mnist", "--download")[0] == 0
+    assert asked[-1] == ("mnist", None, None)
+
+
+def test_a_publisher_that_cannot_be_reached_is_one_sentence_and_1(command, monkeypatch):
+    def prepare(*_):
+        raise ConnectionError("mnist: expected to download it, got: no answer")
+
+    monkeypatch.setattr(cli, "prepare", prepare)
+    status, _, errors = command("data", "prepare", "mnist", "--download")
+    assert (status, errors) == (1, "jaxmlp: mnist: expected to download it, got: no answer\n")
 
 
 # verify.
