@@ -77,10 +77,15 @@ def check_batch(
 
 def check_inputs(network: Network, inputs: ArrayLike) -> Array:
     """Return the inputs as an array (N, D); raise TypeError or ValueError if they are not one."""
-    inputs = as_array("inputs", inputs)
-    if inputs.ndim != 2 or inputs.shape[1] != network.sizes[0]:
-        raise ValueError(f"inputs: expected shape (N, {network.sizes[0]}), got {inputs.shape}")
-    return inputs
+    array = as_array("inputs", inputs)
+    check_input_shape(network, array.shape)
+    return array
+
+
+def check_input_shape(network: Network, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the shape is (N, D)."""
+    if len(shape) != 2 or shape[1] != network.sizes[0]:
+        raise ValueError(f"inputs: expected shape (N, {network.sizes[0]}), got {shape}")
 
 
 def _targets(network: Network, targets: ArrayLike) -> Array:

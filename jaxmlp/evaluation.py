@@ -15,7 +15,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxmlp.batch import Batch, check_batch, check_inputs, forward_batch, weighted_sum
+from jaxmlp.batch import Batch, check_batch, check_input_shape, forward_batch, weighted_sum
 from jaxmlp.gradients import logits
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Network, Parameters, check_parameters
@@ -204,7 +204,9 @@ def predictions(network: Network, params: Parameters, inputs: ArrayLike) -> Arra
     prediction = jax.vmap(LOSSES[network.loss].prediction)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, inputs))):
         return prediction(logits(network, params, inputs))
-    checked = np.asarray(check_inputs(network, inputs))
+    # On the host throughout: `jnp.asarray` would compile a program for every new size.
+    checked = as_host_array("inputs", inputs)
+    check_input_shape(network, checked.shape)
     outputs = np.concatenate(
         [np.zeros((0, network.sizes[-1]), np.promote_types(params[0].weight.dtype, np.float32))]
         + [
@@ -212,7 +214,7 @@ def predictions(network: Network, params: Parameters, inputs: ArrayLike) -> Arra
             for part in (checked[start : start + CHUNK] for start in range(0, len(checked), CHUNK))
         ]
     )
-    return jnp.asarray(outputs)
+    return jax.device_put(outputs)
 
 
 @jax.jit

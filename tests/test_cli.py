@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from files import idx
 
 import jaxmlp
 from jaxmlp import cli
@@ -50,8 +50,7 @@ def command(capsys):
 
 def write_idx(path, array):
     """The array as an idx file of unsigned bytes; gzipped where its name says so."""
-    header = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    content = header + array.astype(np.uint8).tobytes()
+    content = idx(array.astype(np.uint8))
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
@@ -318,7 +317,7 @@ def test_verify_prints_a_row_for_everything_and_writes_json(command, monkeypatch
     status, output, errors = command("verify", "--trials", 3, "--seed", 7, "--json", "table.json")
     assert (status, errors) == (0, "")
     assert "✓ equations     the paper's equations 4 and 7 against jax.grad: 6 cases" in output
-    assert "✓ faults        planted mistakes, each seen and named: 11 cases" in output
+    assert "✓ faults        planted mistakes, each seen and named: 12 cases" in output
     assert output.splitlines()[-1].startswith("every gradient holds: 2 rows in ")
     content = json.loads(Path("table.json").read_text())
     assert content["passed"] is True

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import CODES, idx, message_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
@@ -20,22 +21,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from jaxmlp.data import DATASETS, load_dataset
 from jaxmlp.data.files import read_idx
 
-CODES = {
-    "uint8": 0x08,
-    "int8": 0x09,
-    "int16": 0x0B,
-    "int32": 0x0C,
-    "float32": 0x0D,
-    "float64": 0x0E,
-}
 MNIST_DIR = os.environ.get("JAXMLP_MNIST_DIR")
-
-
-def idx(array):
-    """The bytes of an idx file, written from the format's description."""
-    header = struct.pack(">BBBB", 0, 0, CODES[array.dtype.name], array.ndim)
-    sizes = struct.pack(f">{array.ndim}I", *array.shape)
-    return header + sizes + array.astype(array.dtype.newbyteorder(">")).tobytes()
 
 
 def promise(code, *shape):
@@ -51,16 +37,6 @@ def saved(folder, content, name="numbers"):
     path = folder / name
     path.write_bytes(content)
     return path
-
-
-def message_of(error, call):
-    """The message of the exception that the call raises, of exactly this type, in one line."""
-    with pytest.raises(error) as caught:
-        call()
-    assert caught.type is error
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # ---------------------------------------------------------------------------------- idx files

@@ -95,7 +95,7 @@ def test_other_sizes_compile_nothing():
     with compilations() as compiled:
         jax.jit(lambda x: 5 * x + len(t))(1.0)
         assert len(compiled) == 1  # the counter counts
-        for n_examples in SIZES:
+        for n_examples in (3, 700, 1500, 2222, 2999):  # sizes that no other test has compiled for
             part = slice(0, n_examples)
             evaluate(network, params, x[part], t[part], w[part])
             evaluate(network, params, x[part], t[part])

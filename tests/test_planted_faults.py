@@ -56,7 +56,10 @@ def students_gradient(xp, fault="", weights=None):
         for l in reversed(range(depth)):
             layer_input = a[max(l - 1, 0)] if fault == "off-by-one layer" else a[l]
             bias_total = 1.0 if fault == "a sum for a mean in the bias" else total
-            result = [delta.T @ layer_input / total, delta.sum(axis=0) / bias_total, *result]
+            weight_gradient = delta.T @ layer_input / total
+            if fault == "the gradient of W transposed":
+                weight_gradient = weight_gradient.T
+            result = [weight_gradient, delta.sum(axis=0) / bias_total, *result]
             if l > 0:
                 slope = xp.where(z[l - 1] > 0, 1.0, 0.0)
                 if fault == "missing f'":
@@ -79,6 +82,7 @@ FAULTS = {
     "missing 1/N": "missing 1/N (a sum for the mean)",
     "a sum for a mean in the bias": "a sum for a mean in the bias",
     "W not transposed": "W not transposed",
+    "the gradient of W transposed": "the gradient of W transposed",
     "missing f'": "missing f'",
     "f' of the wrong layer": "f' of the wrong layer",
     "a sign": "a sign",
@@ -232,7 +236,11 @@ def first_cases(monkeypatch):
 
 def scaled(function, factor):
     """The function with its result off by a factor."""
-    return lambda *arguments: jax.tree.map(lambda leaf: factor * leaf, function(*arguments))
+
+    def wrong(*arguments, **options):
+        return jax.tree.map(lambda leaf: factor * leaf, function(*arguments, **options))
+
+    return wrong
 
 
 ROW_FAULTS = {

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from files import idx, message_of
 
 from jaxmlp.data import load_dataset, preparation, prepared
 from jaxmlp.data.examples import Images
@@ -42,27 +42,12 @@ ARRAYS = tuple(array for part in PARTS for array in part)  # in the order of IDX
 SMALL = Published("mnist", IDX_FILES, 40, 12, 10, content_hash(*PARTS))
 
 
-def idx(array):
-    """The bytes of an idx file of unsigned bytes."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
 def written(folder, arrays=ARRAYS, names=IDX_FILES):
     folder.mkdir(exist_ok=True)
     for name, array in zip(names, arrays, strict=True):
         # No time stamp: the same file, and so the same checksum, at every run.
         (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array), mtime=0))
     return folder
-
-
-def message_of(error, call):
-    """The message of the exception that the call raises, of exactly this type, in one line."""
-    with pytest.raises(error) as caught:
-        call()
-    assert caught.type is error
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def rows(images, labels):

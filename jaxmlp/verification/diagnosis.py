@@ -50,6 +50,7 @@ class Mistake:
     layer_input: Callable[[Ingredients, int], np.ndarray] = lambda given, l: given.inputs[l]
     slope: Callable[[Ingredients, int], np.ndarray] = lambda given, l: given.slopes[l]
     output_slope: bool = False
+    turned: bool = False
     only: int | None = None
 
 
@@ -122,6 +123,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(_WRONG_SLOPE, slope=_slope_at(lambda l, n_layers: (l + 1) % (n_layers - 1))),
     Mistake("f' in the output layer, which is linear", output_slope=True),
     Mistake("W not transposed", transpose=False),
+    Mistake("the gradient of W transposed", turned=True),
     Mistake(_OFF_BY_ONE, weight_place=_around(-1)),
     Mistake(_OFF_BY_ONE, weight_place=_around(1)),
     Mistake(_OFF_BY_ONE, weight_place=_clamped(1)),
@@ -178,7 +180,8 @@ def backward_copy(given: Ingredients, mistake: Mistake = RIGHT) -> list[np.ndarr
     bias_total = (mistake.bias_normalise or mistake.normalise)(given.sample_weight)
     for number, delta in enumerate(deltas):
         a = mistake.layer_input(given, number)
-        leaves.append(mistake.factor * (delta.T @ a) / total)
+        gradient = mistake.factor * (delta.T @ a) / total
+        leaves.append(gradient.T if mistake.turned else gradient)
         if given.network.bias:
             leaves.append(mistake.factor * delta.sum(axis=0) / bias_total)
     return leaves

@@ -100,27 +100,16 @@ def numpy_loss(
     inputs: np.ndarray,
     targets: np.ndarray,
     weights: np.ndarray | None,
+    of: Callable[[float], float] = float,
 ) -> float:
-    """Return the weighted mean loss of a batch in NumPy float64, summed exactly by `math.fsum`."""
+    """Return the weighted mean loss of a batch in NumPy float64, summed exactly by `math.fsum`.
+
+    With `of=abs` it is the mean of the losses' sizes, by which rounding in their sum is measured.
+    """
     z = numpy_logits(activations, params, inputs)
     weights = np.ones(len(z)) if weights is None else weights
-    losses = [_numpy_example_loss(loss, *row) for row in zip(z, targets, strict=True)]
+    losses = [of(_numpy_example_loss(loss, *row)) for row in zip(z, targets, strict=True)]
     return math.fsum(w * e for w, e in zip(weights, losses, strict=True)) / math.fsum(weights)
-
-
-def numpy_loss_scale(
-    activations: Sequence[str],
-    loss: str,
-    params: Any,
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    weights: np.ndarray | None,
-) -> float:
-    """Return the mean of the losses' absolute values: what rounding in their sum is measured by."""
-    z = numpy_logits(activations, params, inputs)
-    weights = np.ones(len(z)) if weights is None else weights
-    sizes = [abs(_numpy_example_loss(loss, *row)) for row in zip(z, targets, strict=True)]
-    return math.fsum(w * e for w, e in zip(weights, sizes, strict=True)) / math.fsum(weights)
 
 
 def _numpy_example_loss(loss: str, z: np.ndarray, t: np.ndarray) -> float:

@@ -116,7 +116,7 @@ def numpy_row(settings: Settings) -> list[Found]:
         for trial in range(len(draws.inputs)):
             network = case.network
             args: Any = (network.activations, network.loss, *draws.trial(trial))
-            theirs, scale = oracles.numpy_loss(*args), oracles.numpy_loss_scale(*args)
+            theirs, scale = oracles.numpy_loss(*args), oracles.numpy_loss(*args, of=abs)
             difference = compare("loss", evidence.ours[0][trial], theirs, scale)
             if difference.size > found.difference.size:
                 found = Found(difference, case, call_of("numpy", number, trial, settings))
