@@ -99,7 +99,7 @@ def _targets(network: Network, targets: ArrayLike) -> Array:
     if host.dtype.kind in "iu" and host.dtype.itemsize == 8:
         if LOSSES[network.loss].takes_classes and host.ndim == 1:
             is_class = (host >= 0) & (host < network.sizes[-1])
-            host = np.where(is_class, host, -1).astype(np.int32)
+            host = np.where(is_class, host.astype(np.int64), -1).astype(np.int32)
         else:
             host = host.astype(np.float64)
     return jnp.asarray(host)
