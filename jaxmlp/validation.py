@@ -110,7 +110,10 @@ def check_classes(name: str, labels: np.ndarray, n_classes: int) -> None:
 
 def check_positive(name: str, value: ArrayLike) -> Array:
     """Return a scalar float array; raise ValueError where it can be seen not to be above 0."""
-    scalar = as_array(name, value).astype(float)
+    if isinstance(value, Array):
+        scalar = as_array(name, value).astype(float)
+    else:  # on the host: JAX would compile a conversion for every dtype
+        scalar = jax.device_put(as_host_array(name, value).astype(jnp.result_type(float)))
     if scalar.shape != ():
         raise ValueError(f"{name}: expected a scalar, got shape {scalar.shape}")
     if not isinstance(scalar, Tracer) and not float(scalar) > 0:
