@@ -199,7 +199,7 @@ def _fit_and_save(options: Train, network: Network, data: Dataset, run: Path) ->
     params = init(network, first_key, options.dtype)
     metadata = {
         "jaxmlp_version": jaxmlp.__version__,
-        "dataset": {"name": data.name, "source": data.source, "n_classes": data.n_classes},
+        "dataset": {"name": data.name, "source": data.source, "classes": data.classes},
         "training": {
             field.name: getattr(options, field.name)
             for field in dataclasses.fields(options)
@@ -224,6 +224,7 @@ def _fit_and_save(options: Train, network: Network, data: Dataset, run: Path) ->
         batch_size=options.batch_size,
         epochs=options.epochs,
         label_smoothing=options.label_smoothing,
+        scaling=data.scaling,
         evaluation={"test": test},
         callbacks=[after_epoch],
     )
@@ -278,7 +279,7 @@ def _prepared(options: Train, device: Any) -> tuple[Network, Dataset]:
         )
     data = load_dataset(options.dataset, options.data_dir)
     network = Network(
-        (data.train.inputs.shape[1], *options.hidden, data.n_classes),
+        (data.train.inputs.shape[1], *options.hidden, data.n_outputs),
         activation,
         options.loss,
         options.bias,

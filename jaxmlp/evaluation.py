@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxmlp.batch import Batch, check_batch, check_input_shape, forward_batch, weighted_sum
 from jaxmlp.gradients import logits
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Network, Parameters, check_parameters
-from jaxmlp.validation import as_host_array, check_classes, check_finite
+from jaxmlp.scaling import Scaling, prepared_inputs
+from jaxmlp.validation import as_array, as_host_array, check_classes, check_finite
 
 CHUNK = 1024
 
@@ -59,11 +60,13 @@ def checked_examples(
     inputs: ArrayLike,
     targets: ArrayLike,
     sample_weight: ArrayLike | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return inputs, targets and weights as host arrays in the dtypes to compute with.
+    scaling: Scaling | None = None,
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Scaling | None]:
+    """Return inputs, targets and weights as host arrays, and what is left to be scaled.
 
-    Where the values can be seen they are checked: all finite, classes in 0 … K − 1, weights not
-    negative. Rows of weight 0 may hold anything; they are set to 0.
+    The arrays are in the dtypes to compute with, but for bytes, which stay bytes. Where the values
+    can be seen they are checked: all finite, classes in 0 … K − 1, weights not negative. Rows of
+    weight 0 may hold anything; they are set to 0.
 
     Raises:
         TypeError: As for `jaxmlp.loss`.
@@ -79,17 +82,18 @@ def checked_examples(
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one example, got none")
     weights = np.ones(len(inputs)) if weights is None else weights
+    ready, left = prepared_inputs(scaling, inputs, dtype)
     with np.errstate(over="ignore"):  # what is too large for the dtype is named as infinite
-        weights, inputs_cast = weights.astype(wide), inputs.astype(dtype)
+        weights = weights.astype(wide)
     check_finite("sample_weight", weights)
     if (weights < 0).any():
         place = int(np.argmax(weights < 0))
         raise ValueError(f"sample_weight: expected numbers ≥ 0, got {weights[place]} at [{place}]")
     idle = weights == 0
     if idle.any():
-        targets = targets.copy()
-        inputs_cast[idle], targets[idle] = 0, 0
-    check_finite("inputs", inputs_cast)
+        ready, targets = ready.copy(), targets.copy()
+        ready[idle], targets[idle] = 0, 0
+    check_finite("inputs", ready)
     if LOSSES[network.loss].takes_classes and targets.ndim == 1:
         check_classes("targets", targets, network.sizes[-1])
         targets = targets.astype(np.int32)
@@ -97,7 +101,7 @@ def checked_examples(
         with np.errstate(over="ignore"):
             targets = targets.astype(wide)
         check_finite("targets", targets)
-    return inputs_cast, targets, weights
+    return (ready, targets, weights), left
 
 
 def chunks(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Iterator[Batch]:
@@ -141,16 +145,28 @@ def _right(network: Network, outputs: Array, targets: Array) -> Array:
     return jnp.zeros(outputs.shape[0], bool)
 
 
+def scaled_batch(scaling: Scaling | None, batch: Batch, dtype: DTypeLike) -> Batch:
+    """Return the batch with what was left of the scaling done to its inputs."""
+    if scaling is None:
+        return batch
+    return batch._replace(inputs=scaling.on_device(batch.inputs, dtype))
+
+
 @jax.jit
-def _chunk_sums(network: Network, params: Parameters, batch: Batch) -> Sums:
+def _chunk_sums(
+    network: Network, params: Parameters, scaling: Scaling | None, batch: Batch
+) -> Sums:
+    batch = scaled_batch(scaling, batch, params[0].weight.dtype)
     outputs = forward_batch(network, params, batch.inputs).preactivations[-1]
     losses = jax.vmap(LOSSES[network.loss].value)(outputs, batch.targets)
     return batch_sums(network, outputs, losses, batch)
 
 
-def evaluate_chunks(network: Network, params: Parameters, batches: list[Batch]) -> Metrics:
+def evaluate_chunks(
+    network: Network, params: Parameters, scaling: Scaling | None, batches: list[Batch]
+) -> Metrics:
     """Return the figures over prepared chunks, fetched from the device once."""
-    sums = [_chunk_sums(network, params, batch) for batch in batches]
+    sums = [_chunk_sums(network, params, scaling, batch) for batch in batches]
     total: Any = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
     return Sums(*total).metrics(network)
 
@@ -161,6 +177,8 @@ def evaluate(
     inputs: ArrayLike,
     targets: ArrayLike,
     sample_weight: ArrayLike | None = None,
+    *,
+    scaling: Scaling | None = None,
 ) -> Metrics:
     """Return the mean loss and, for classifiers, the accuracy over any number of examples.
 
@@ -170,6 +188,7 @@ def evaluate(
         inputs: (N, D), N ≥ 1, finite.
         targets: As for `jaxmlp.loss`, classes within 0 … K − 1.
         sample_weight: (N,), not negative, or None.
+        scaling: What the inputs go through before the first layer, or None.
 
     Returns:
         `Metrics(loss, accuracy)`.
@@ -178,11 +197,17 @@ def evaluate(
         TypeError: As for `jaxmlp.loss`.
         ValueError: No examples, or shapes or values that do not fit.
     """
-    examples = checked_examples(network, params, inputs, targets, sample_weight)
-    return evaluate_chunks(network, params, list(chunks(*examples)))
+    examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
+    return evaluate_chunks(network, params, left, list(chunks(*examples)))
 
 
-def predictions(network: Network, params: Parameters, inputs: ArrayLike) -> Array:
+def predictions(
+    network: Network,
+    params: Parameters,
+    inputs: ArrayLike,
+    *,
+    scaling: Scaling | None = None,
+) -> Array:
     """Return what the logits stand for: probabilities or expected values.
 
     softmax(z) for softmax cross-entropy, σ(z) for binary cross-entropy, z for the squared error and
@@ -193,6 +218,7 @@ def predictions(network: Network, params: Parameters, inputs: ArrayLike) -> Arra
         network: The network.
         params: Its parameters.
         inputs: (N, D).
+        scaling: What the inputs go through before the first layer, or None.
 
     Returns:
         (N, K), in float32 or better.
@@ -201,23 +227,27 @@ def predictions(network: Network, params: Parameters, inputs: ArrayLike) -> Arra
         ValueError: Shapes that do not fit.
     """
     check_parameters(network, params)
-    prediction = jax.vmap(LOSSES[network.loss].prediction)
+    dtype = params[0].weight.dtype
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, inputs))):
-        return prediction(logits(network, params, inputs))
+        if scaling is not None:
+            inputs = scaling.on_device(as_array("inputs", inputs), dtype)
+        return jax.vmap(LOSSES[network.loss].prediction)(logits(network, params, inputs))
     # On the host throughout: `jnp.asarray` would compile a program for every new size.
     checked = as_host_array("inputs", inputs)
     check_input_shape(network, checked.shape)
-    outputs = np.concatenate(
-        [np.zeros((0, network.sizes[-1]), np.promote_types(params[0].weight.dtype, np.float32))]
-        + [
-            np.asarray(_chunk_predictions(network, params, padded(part, CHUNK)))[: len(part)]
-            for part in (checked[start : start + CHUNK] for start in range(0, len(checked), CHUNK))
-        ]
-    )
-    return jax.device_put(outputs)
+    outputs = [np.zeros((0, network.sizes[-1]), np.promote_types(dtype, np.float32))]
+    for start in range(0, len(checked), CHUNK):
+        part, left = prepared_inputs(scaling, checked[start : start + CHUNK], dtype)
+        chunk = _chunk_predictions(network, params, left, padded(part, CHUNK))
+        outputs.append(np.asarray(chunk)[: len(part)])
+    return jax.device_put(np.concatenate(outputs))
 
 
 @jax.jit
-def _chunk_predictions(network: Network, params: Parameters, inputs: Array) -> Array:
+def _chunk_predictions(
+    network: Network, params: Parameters, scaling: Scaling | None, inputs: Array
+) -> Array:
+    if scaling is not None:
+        inputs = scaling.on_device(inputs, params[0].weight.dtype)
     outputs = forward_batch(network, params, inputs).preactivations[-1]
     return jax.vmap(LOSSES[network.loss].prediction)(outputs)

@@ -103,7 +103,8 @@ def test_train_without_arguments_learns_the_digits(command):
     assert network == jaxmlp.Network((64, 128, 64, 10))
     assert metadata["training"]["learning_rate"] == 0.005
     assert metadata["dataset"]["name"] == "digits"
-    metrics = jaxmlp.evaluate(network, params, *load_dataset("digits").test)
+    digits = load_dataset("digits")
+    metrics = jaxmlp.evaluate(network, params, *digits.test, scaling=digits.scaling)
     assert metrics.accuracy == pytest.approx(records[-1]["test_accuracy"])
     assert metrics.loss == pytest.approx(records[-1]["test_loss"], rel=1e-6)
 

@@ -237,7 +237,7 @@ def digits():
 
 def test_digits_have_the_shapes_and_dtypes_that_are_promised(digits):
     assert digits.name == "digits"
-    assert digits.n_classes == 10 and digits.image_shape == (8, 8)
+    assert digits.n_outputs == 10 and digits.image_shape == (8, 8)
     assert digits.source.endswith("digits.csv.gz")
     for examples, n in ((digits.train, 1437), (digits.test, 360)):
         assert examples.inputs.shape == (n, 64) and examples.inputs.dtype == np.float32
@@ -316,7 +316,7 @@ def folder(tmp_path):
 def test_the_four_files_become_training_and_test_in_their_order(folder, name):
     data = load_dataset(name, folder)
     assert (data.name, data.source) == (name, str(folder))
-    assert data.n_classes == 10 and data.image_shape == (2, 3)
+    assert data.n_outputs == 10 and data.image_shape == (2, 3)
     # The pixels of image n are 66n, 66n + 11, … 66n + 55, row after row.
     expected = np.array([[66 * n + 11 * pixel for pixel in range(6)] for n in range(4)]) % 256
     np.testing.assert_array_equal(data.train.inputs, (expected / 255).astype(np.float32))
@@ -479,7 +479,7 @@ def test_a_damaged_file_is_named(folder):
 def test_mnist_is_the_published_one():
     assert MNIST_DIR is not None
     data = load_dataset("mnist", Path(MNIST_DIR))
-    assert data.image_shape == (28, 28) and data.n_classes == 10
+    assert data.image_shape == (28, 28) and data.n_outputs == 10
     assert data.train.inputs.shape == (60_000, 784) and data.train.targets.shape == (60_000,)
     assert data.test.inputs.shape == (10_000, 784) and data.test.targets.shape == (10_000,)
     assert data.train.targets[:5].tolist() == [5, 0, 4, 1, 9]

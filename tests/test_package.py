@@ -65,6 +65,7 @@ ROOMS = [
     "losses",
     "network",
     "backprop",
+    "scaling",
     "batch",
     "gradients",
     "evaluation",

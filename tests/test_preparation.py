@@ -195,10 +195,10 @@ def test_the_files_of_emnist_are_found_by_their_names(monkeypatch, tmp_path):
     assert result.folder == tmp_path / "emnist" / "balanced" / "3.1.0"
     assert result.compared_with == "the published counts"
     data = read_prepared("emnist", tmp_path)
-    assert data.n_classes == 47 and data.train.targets.max() == 46
+    assert data.n_outputs == 47 and data.train.targets.max() == 46
     assert read_rows(data.train) == rows(PARTS[0].images, labels)  # on their side, as they were
     assert_equal(load_dataset("emnist", tmp_path), data)
-    assert load_dataset("emnist", tmp_path / "source").n_classes == 47
+    assert load_dataset("emnist", tmp_path / "source").n_outputs == 47
 
 
 def test_the_folder_is_the_one_that_is_named_first(monkeypatch):

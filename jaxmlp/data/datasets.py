@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmlp.data.examples import Dataset, Examples, image_examples
+from jaxmlp.data.examples import Dataset, Examples, image_dataset
 from jaxmlp.data.files import find_idx_files, idx_file, read_idx_images
 from jaxmlp.data.prepared import PUBLISHED, default_folder, is_prepared, read_prepared
+from jaxmlp.scaling import Scaling
 from jaxmlp.validation import check_name
 
 DATASETS = ("digits", *PUBLISHED)
@@ -36,7 +37,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
             sets only. "digits" needs none.
 
     Returns:
-        The dataset in NumPy arrays: inputs float32 in [0, 1], targets int32.
+        The dataset in NumPy arrays: inputs uint8, targets int32.
 
     Raises:
         FileNotFoundError: `data_dir` or a file in it is missing, and the set is not prepared there.
@@ -74,14 +75,16 @@ def _load_digits() -> Dataset:
 
         pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
-    inputs = np.divide(pixels, 16, dtype=np.float32)[order]
+    inputs = pixels.astype(np.uint8)[order]
     targets = labels.astype(np.int32)[order]
     return Dataset(
         name="digits",
         source="sklearn.datasets.load_digits()" if path is None else str(path),
         train=Examples(inputs[:_DIGITS_IN_TRAIN], targets[:_DIGITS_IN_TRAIN]),
+        validation=None,
         test=Examples(inputs[_DIGITS_IN_TRAIN:], targets[_DIGITS_IN_TRAIN:]),
-        n_classes=10,
+        classes=tuple("0123456789"),
+        scaling=Scaling(np.float64(0), np.float64(1 / 16)),
         image_shape=(8, 8),
     )
 
@@ -107,8 +110,4 @@ def _load_folder(name: str, folder: Path) -> Dataset:
         )
     paths = find_idx_files(folder, "data_dir", published.files)
     train, test = read_idx_images(paths, published.n_classes)
-    image_shape = train.images.shape[1:]
-    return Dataset(
-        *(name, str(folder), image_examples(train), image_examples(test)),
-        *(published.n_classes, image_shape),
-    )
+    return image_dataset(name, str(folder), train, test, published.n_classes)

@@ -4,27 +4,44 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmlp.scaling import PIXELS, Scaling
+
 
 class Examples(NamedTuple):
-    """Inputs (N, D), float32 in [0, 1], and targets (N,), int32 classes."""
+    """Inputs (N, D), targets, and weights (N,) or None.
+
+    The inputs are as they were read: uint8 pixels, or float32. The targets are int32 classes (N,),
+    or float32 numbers (N, K) for a regression. The weights are float32.
+    """
 
     inputs: np.ndarray
     targets: np.ndarray
+    weights: np.ndarray | None = None
 
 
 class Dataset(NamedTuple):
-    """Examples to learn from, examples to be judged by, and what is known of both.
+    """Examples to learn from, examples to be judged by, and what is known of them.
 
-    `source` says where the data was read from. `image_shape` is (rows, columns) where each input
-    is an image, row after row, and None where it is not.
+    `source` says where the data was read from. `validation` and `test` are None where there are
+    none. `classes` holds the name of each class, None for a regression, and `features` the name of
+    each input, None where they have none. `scaling` is what the inputs go through before the first
+    layer. `image_shape` is (rows, columns) where each input is an image, row after row.
     """
 
     name: str
     source: str
     train: Examples
-    test: Examples
-    n_classes: int
-    image_shape: tuple[int, int] | None
+    validation: Examples | None
+    test: Examples | None
+    classes: tuple[str, ...] | None
+    features: tuple[str, ...] | None = None
+    scaling: Scaling | None = None
+    image_shape: tuple[int, int] | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        """How many outputs a network for it has: one a class, or one a column of the targets."""
+        return self.train.targets.shape[1] if self.classes is None else len(self.classes)
 
 
 class Images(NamedTuple):
@@ -34,8 +51,19 @@ class Images(NamedTuple):
     labels: np.ndarray
 
 
-def image_examples(data: Images) -> Examples:
-    """Return each image as a row of numbers in [0, 1], and its label as a class."""
-    images, labels = data
-    inputs = np.divide(images, np.float32(255), dtype=np.float32).reshape(len(images), -1)
-    return Examples(inputs, labels.astype(np.int32))
+def image_dataset(name: str, source: str, train: Images, test: Images, n_classes: int) -> Dataset:
+    """Return a set of images as a dataset: every image a row of bytes, its label a class."""
+    parts = [
+        Examples(part.images.reshape(len(part.images), -1), part.labels.astype(np.int32))
+        for part in (train, test)
+    ]
+    return Dataset(
+        name,
+        source,
+        train=parts[0],
+        validation=None,
+        test=parts[1],
+        classes=tuple(str(number) for number in range(n_classes)),
+        scaling=PIXELS,
+        image_shape=train.images.shape[1:],
+    )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmlp.data.examples import Dataset, Images, image_examples
+from jaxmlp.data.examples import Dataset, Images, image_dataset
 from jaxmlp.data.files import IDX_FILES
 from jaxmlp.data.png import decode_pngs
 from jaxmlp.validation import check_classes, check_name
@@ -180,10 +180,7 @@ def read_prepared(name: str, folder: str | os.PathLike[str] | None = None) -> Da
         parts = decode_records(name, prepared)
         with contextlib.suppress(OSError):  # a folder that cannot be written: decode every time
             write_decoded(prepared, parts)
-    train, test = map(image_examples, parts)
-    return Dataset(
-        *(name, str(prepared.folder), train, test), published.n_classes, published.image_shape
-    )
+    return image_dataset(name, str(prepared.folder), *parts, published.n_classes)
 
 
 def decode_records(name: str, prepared: Prepared) -> tuple[Images, Images]:

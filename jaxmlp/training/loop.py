@@ -24,9 +24,11 @@ from jaxmlp.evaluation import (
     is_classifier,
     padded,
     padded_batch,
+    scaled_batch,
 )
 from jaxmlp.losses import smooth
 from jaxmlp.network import Network, Parameters, check_parameters
+from jaxmlp.scaling import Scaling
 from jaxmlp.training.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
@@ -94,6 +96,7 @@ def _epoch(
     rates: Array,
     n_examples: Array,
     label_smoothing: Array | None,
+    scaling: Scaling | None,
     *,
     optimizer_name: str,
     batch_size: int,
@@ -113,7 +116,7 @@ def _epoch(
         batch = jax.tree.map(lambda array: array[rows], examples)
         beyond = number * batch_size + places >= n_examples
         weights = jnp.where(beyond, jnp.zeros_like(batch.weights), batch.weights)
-        batch = batch._replace(weights=weights)
+        batch = scaled_batch(scaling, batch._replace(weights=weights), state.params[0].weight.dtype)
         state = state._replace(
             optimizer_state=with_learning_rate(state.optimizer_state, rates[number])
         )
@@ -147,6 +150,7 @@ def fit(
     batch_size: int = 128,
     epochs: int = 10,
     label_smoothing: float = 0.0,
+    scaling: Scaling | None = None,
     evaluation: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Fit:
@@ -172,6 +176,7 @@ def fit(
         epochs: How often all examples are seen, at least 1.
         label_smoothing: α in [0, 1): the targets of a cross-entropy are mixed with the uniform
             distribution, (1 − α) t + α/K.
+        scaling: What the inputs go through before the first layer, or None.
         evaluation: Name → (inputs, targets): each is evaluated after every epoch.
         callbacks: Called after every epoch as callback(record, state); `state` holds until then.
 
@@ -204,7 +209,7 @@ def fit(
     rate = float(check_positive("learning_rate", learning_rate))
     check_settings(network, optimizer, rate, schedule, batch_size, epochs, label_smoothing)
     smoothing = jnp.asarray(label_smoothing, float) if label_smoothing else None
-    examples = checked_examples(network, params, inputs, targets, sample_weight)
+    examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
     n_examples = len(examples[0])
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
@@ -215,10 +220,10 @@ def fit(
             'evaluation: expected name → (inputs, targets) with other names than "train", got '
             f"{evaluation!r:.60}"
         )
-    others = {
-        name: jax.device_put(list(chunks(*checked_examples(network, params, *pair))))
-        for name, pair in (evaluation or {}).items()
-    }
+    others = {}
+    for name, pair in (evaluation or {}).items():
+        arrays, scaling_left = checked_examples(network, params, *pair, scaling=scaling)
+        others[name] = scaling_left, jax.device_put(list(chunks(*arrays)))
     rows = _bucket(n_examples)
     data = jax.device_put(padded_batch(*examples, rows))
     copied: Any = jax.tree.map(partial(jnp.array, copy=True), params)
@@ -226,7 +231,7 @@ def fit(
     shuffle = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     batch_size = min(batch_size, rows)  # beyond that there is nothing but padding
     longest, steps = -(-rows // batch_size), -(-n_examples // batch_size)
-    wide = np.promote_types(data.inputs.dtype, np.float32)
+    wide = np.promote_types(params[0].weight.dtype, np.float32)
     history: list[dict[str, float]] = []
     for epoch in range(1, epochs + 1):
         order = padded(shuffle.permutation(n_examples).astype(np.int32), longest * batch_size)
@@ -235,13 +240,14 @@ def fit(
         begin = time.perf_counter()
         state, sums = _epoch(
             network, state, data, order, padded(rates, longest), np.int32(n_examples), smoothing,
+            left,
             optimizer_name=optimizer, batch_size=batch_size,
         )  # fmt: skip
         train = sums.metrics(network)
         seconds = time.perf_counter() - begin
         figures = {"train": train} | {
-            name: evaluate_chunks(network, state.params, batches)
-            for name, batches in others.items()
+            name: evaluate_chunks(network, state.params, *prepared)
+            for name, prepared in others.items()
         }
         _check_convergence(figures, state.params, f"epoch {epoch} of {epochs}", rate)
         record: dict[str, float] = {"epoch": epoch}

@@ -1,0 +1,86 @@
+"""What is done to the inputs before the first layer: (x − shift) · factor.
+
+Pixels stay unsigned bytes wherever they are kept, and become numbers in [0, 1] only in the step
+that computes with them. Columns of a table are standardised by the figures of its training part, on
+the host and in float64: a column may be large and vary little.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+
+class Scaling(NamedTuple):
+    """(x − shift) · factor, with `shift` and `factor` () or (D,)."""
+
+    shift: ArrayLike
+    factor: ArrayLike
+
+    def on_device(self, inputs: Array, dtype: DTypeLike) -> Array:
+        """Return the inputs (N, D) scaled, in `dtype`, or in float32 where that is wider."""
+        wide = jnp.promote_types(dtype, jnp.float32)
+        shift, factor = (jnp.asarray(part, wide) for part in self)
+        return (inputs.astype(wide) - shift) * factor
+
+    def on_host(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the inputs (N, D) scaled, in float64."""
+        return np.subtract(inputs, self.shift, dtype=np.float64) * self.factor
+
+
+PIXELS = Scaling(np.float64(0), np.float64(1 / 255))
+"""Unsigned bytes to numbers in [0, 1]."""
+
+
+def prepared_inputs(
+    scaling: Scaling | None, inputs: np.ndarray, dtype: DTypeLike
+) -> tuple[np.ndarray, Scaling | None]:
+    """Return the inputs as they go to the device, and what is left to be done to them there.
+
+    Bytes stay bytes. All else is scaled here and becomes `dtype`.
+
+    Args:
+        scaling: The scaling, or None.
+        inputs: (N, D), of real numbers.
+        dtype: The dtype to compute in.
+
+    Returns:
+        The inputs (N, D), and the scaling in that dtype (or wider), or None.
+    """
+    if inputs.dtype == np.uint8:
+        wide = jnp.promote_types(dtype, jnp.float32)
+        left = None if scaling is None else Scaling(*(np.asarray(part, wide) for part in scaling))
+        return inputs, left
+    if scaling is not None:
+        inputs = scaling.on_host(inputs)
+    with np.errstate(over="ignore"):  # what is too large for the dtype is seen to be infinite
+        return inputs.astype(dtype), None
+
+
+def standardization(inputs: np.ndarray, weights: np.ndarray | None = None) -> Scaling:
+    """Return the scaling to mean 0 and standard deviation 1 of every column.
+
+    A column of one value only is shifted to 0 and keeps its unit.
+
+    Args:
+        inputs: (N, D), N ≥ 1.
+        weights: (N,), not negative and not all 0, or None: rows of weight 0 do not count.
+
+    Returns:
+        The scaling, in float64.
+
+    Example:
+        >>> standardization(np.array([[1.0, 5.0], [3.0, 5.0]]))
+        Scaling(shift=array([2., 5.]), factor=array([1., 1.]))
+    """
+    if weights is not None:
+        inputs, weights = inputs[weights > 0], weights[weights > 0]
+    mean = np.average(inputs, axis=0, weights=weights).astype(np.float64)
+    spread = np.sqrt(
+        np.average(np.square(np.subtract(inputs, mean, dtype=np.float64)), axis=0, weights=weights)
+    )
+    # What is left of a constant column after its mean is taken away is rounding.
+    constant = spread <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+    return Scaling(mean, 1 / np.where(constant, 1, spread))
