@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmlp.backprop import Trace, forward, product, propagate
+from jaxmlp.backprop import Masks, Trace, forward, product, propagate
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
 from jaxmlp.validation import as_array, as_host_array
@@ -105,23 +105,31 @@ def _targets(network: Network, targets: ArrayLike) -> Array:
     return jnp.asarray(host)
 
 
-def forward_batch(network: Network, params: Parameters, inputs: Array) -> Trace:
-    """Return the `Trace` of a batch: `forward` over the rows of inputs (N, D)."""
-    return jax.vmap(partial(forward, network, params))(inputs)
+def forward_batch(
+    network: Network, params: Parameters, inputs: Array, masks: Masks | None = None
+) -> Trace:
+    """Return the `Trace` of a batch: `forward` over the rows of inputs (N, D), and of masks."""
+    return jax.vmap(partial(forward, network, params))(inputs, masks)
 
 
 def pass_batch(
-    network: Network, params: Parameters, batch: Batch, finite_rows: bool = False
+    network: Network,
+    params: Parameters,
+    batch: Batch,
+    finite_rows: bool = False,
+    masks: Masks | None = None,
 ) -> Pass:
     """Return one forward and one backward pass over a batch, the deltas scaled by the weights.
+
+    `masks` holds those of dropout, (N, n_l) or None for each hidden layer.
 
     Where the rows are known to be finite (`finite_rows`), a weight of 0 needs no other care.
     """
     if not finite_rows:
         batch, _ = without_garbage(network, batch)
-    trace = forward_batch(network, params, batch.inputs)
+    trace = forward_batch(network, params, batch.inputs, masks)
     losses = jax.vmap(LOSSES[network.loss].value)(trace.preactivations[-1], batch.targets)
-    return backward_batch(network, params, trace, losses, batch, finite_rows)
+    return backward_batch(network, params, trace, losses, batch, finite_rows, masks)
 
 
 def without_garbage(network: Network, batch: Batch) -> tuple[Batch, Array | None]:
@@ -154,6 +162,7 @@ def backward_batch(
     losses: Array,
     batch: Batch,
     finite_rows: bool = False,
+    masks: Masks | None = None,
 ) -> Pass:
     """Return the pass over a batch from the trace and the losses (N,) of its forward half.
 
@@ -168,7 +177,7 @@ def backward_batch(
     deltas = jax.vmap(LOSSES[network.loss].gradient)(trace.preactivations[-1], targets)
     if weights is not None:
         deltas = deltas * weights.astype(deltas.dtype)[:, None]
-    return Pass(trace, losses, jax.vmap(partial(propagate, network, params))(trace, deltas))
+    return Pass(trace, losses, jax.vmap(partial(propagate, network, params))(trace, deltas, masks))
 
 
 def blank(rows: Array, tree: Any) -> Any:

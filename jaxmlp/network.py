@@ -129,7 +129,7 @@ def init(network: Network, key: Array, dtype: jax.typing.DTypeLike = jnp.float32
     Args:
         network: The network.
         key: A typed key, `jax.random.key(seed)`.
-        dtype: float32, float64 (needs JAX's 64-bit mode) or bfloat16.
+        dtype: float32, float64 (needs JAX's 64-bit mode), float16 or bfloat16.
 
     Returns:
         A tuple of L `Layer`s with weight (n_out, n_in) and bias (n_out,) or None.

@@ -65,14 +65,17 @@ def check_key(key: Any) -> None:
         raise ValueError(f"key: expected a single key, got an array of shape {key.shape}")
 
 
+_DTYPES = "float32, float64, float16 or bfloat16"
+
+
 def check_float_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the parameters' dtype; raise ValueError where it is no float or x64 is off."""
     try:
         result = np.dtype(dtype)
     except TypeError as error:
-        raise ValueError(f"dtype: expected float32, float64 or bfloat16, got {dtype!r}") from error
-    if result not in (np.dtype(np.float32), np.dtype(np.float64), np.dtype(jnp.bfloat16)):
-        raise ValueError(f"dtype: expected float32, float64 or bfloat16, got {result.name}")
+        raise ValueError(f"dtype: expected {_DTYPES}, got {dtype!r}") from error
+    if result not in map(np.dtype, (np.float32, np.float64, np.float16, jnp.bfloat16)):
+        raise ValueError(f"dtype: expected {_DTYPES}, got {result.name}")
     if result == np.float64 and jnp.result_type(float) != np.float64:
         raise ValueError(
             "dtype: float64 needs JAX's 64-bit mode, which is off: set JAX_ENABLE_X64=1, or "

@@ -190,10 +190,10 @@ def test_init_makes_float64_where_x64_is_on_and_says_how_where_it_is_off():
         init(Network((5, 3)), jax.random.key(0), jnp.float64)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.int32, jnp.complex64, bool])
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int32, jnp.complex64, bool])
 def test_init_refuses_other_dtypes(dtype):
     name = np.dtype(dtype).name
-    message = f"^dtype: expected float32, float64 or bfloat16, got {name}$"
+    message = f"^dtype: expected float32, float64, float16 or bfloat16, got {name}$"
     with pytest.raises(ValueError, match=message):
         init(Network((5, 3)), jax.random.key(0), dtype)
 

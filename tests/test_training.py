@@ -11,9 +11,11 @@ from cases import assert_close, compilations, distance, in_dtype
 
 from jaxmlp import Network, evaluate, fit, init
 from jaxmlp.batch import Batch
-from jaxmlp.training import loop
-from jaxmlp.training.loop import TrainingState, training_step
-from jaxmlp.training.optimizers import OPTIMIZERS, SCHEDULES, optimizer_named
+from jaxmlp.scaling import PIXELS
+from jaxmlp.training.loop import Snapshot, first_snapshot
+from jaxmlp.training.optimizers import OPTIMIZERS, SCHEDULES, optimizer_named, with_numbers
+from jaxmlp.training.settings import Settings
+from jaxmlp.training.steps import TrainingState, run_steps, training_step
 from jaxmlp.verification import oracles
 
 # Gradients agree to 1e-15; twenty to sixty steps, in which Adam divides by the gradient's size,
@@ -67,7 +69,7 @@ def steps_of(optimizer, n_steps):
 
     def ours(params):
         def step(state, _):
-            state, sums = training_step(NETWORK, optimizer, state, Batch(x, t, w))
+            state, sums, _ = training_step(NETWORK, optimizer, state, Batch(x, t, w))
             return state, sums
 
         state = TrainingState(params, optimizer.init(params))
@@ -111,7 +113,7 @@ def test_twenty_steps_are_those_of_jax_grad_with_optax(optimizer):
 def test_a_step_counts_its_batch_before_it_moves():
     state = TrainingState(in_dtype(start(), jnp.float32), optax.EmptyState())
     batch = Batch(*in_dtype((X, T, W), jnp.float32))
-    _, sums = jax.jit(partial(training_step, NETWORK, optax.identity()))(state, batch)
+    _, sums, _ = jax.jit(partial(training_step, NETWORK, optax.identity()))(state, batch)
     metrics = evaluate(NETWORK, start(), X, T, W)
     assert sums.metrics(NETWORK) == pytest.approx(metrics, rel=1e-5)  # sums of 30 float32 numbers
     assert float(sums.weight) == pytest.approx(W.sum(), rel=1e-5)
@@ -125,7 +127,6 @@ def plain_fit(key, optimizer, batch_size, epochs, schedule="constant", alpha=0.0
     n = len(X)
     weights = np.ones(n) if weights is None else weights
     targets = (1 - alpha) * np.eye(3)[T] + alpha / 3
-    shuffle = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     n_steps = -(-n // batch_size)
     total, done, history = n_steps * epochs, 0, []
     params = in_dtype(start(jnp.float64), jnp.float64)
@@ -138,8 +139,9 @@ def plain_fit(key, optimizer, batch_size, epochs, schedule="constant", alpha=0.0
         updates, state = optimizer(rate).update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value, jnp.argmax(z, axis=1)
 
-    for _ in range(epochs):
-        order = shuffle.permutation(n)
+    for epoch in range(epochs):
+        words = [int(word) for word in jax.random.key_data(key)]
+        order = np.random.default_rng([*words, epoch]).permutation(n)
         losses, right, weight = 0.0, 0.0, 0.0
         for begin in range(0, n, batch_size):
             rows = order[begin : begin + batch_size]
@@ -197,9 +199,10 @@ def test_the_history_has_a_record_for_every_epoch_with_the_figures_of_every_eval
 def test_callbacks_see_every_epoch_with_its_record_and_state():
     seen = []
 
-    def callback(record, state):
-        assert isinstance(state, TrainingState)
-        seen.append((dict(record), jax.device_get(state.params)))
+    def callback(record, snapshot):
+        assert isinstance(snapshot, Snapshot) and snapshot.epoch == record["epoch"]
+        assert snapshot.history[-1] == record and snapshot.step == 0
+        seen.append((dict(record), jax.device_get(snapshot.state.params)))
 
     calls = []
     fitted = train(2, epochs=3, callbacks=[callback, lambda record, _: calls.append(record)])
@@ -285,8 +288,8 @@ def test_an_optimizer_of_the_table_is_optax_s_with_the_rate_in_its_state():
         params = in_dtype(start(jnp.float64), jnp.float64)
         gradient = jax.tree.map(lambda leaf: leaf + 0.1, params)
         for name in ("adam", "nesterov"):
-            ours, theirs = optimizer_named(name), OPTIMIZERS[name](0.03)
-            state = loop.with_learning_rate(ours.init(params), jnp.asarray(0.03))
+            ours, theirs = optimizer_named(name), OPTIMIZERS[name].build(0.03)
+            state = with_numbers(ours.init(params), {"learning_rate": 0.03})
             updates, _ = jax.jit(ours.update)(gradient, state, params)
             expected, _ = jax.jit(theirs.update)(gradient, theirs.init(params), params)
             assert_close(updates, expected, FLOAT64_STEPS)
@@ -428,15 +431,16 @@ def test_a_second_fit_with_other_numbers_compiles_nothing():
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "lamb"])
 def test_an_epoch_lowers_for_cuda_on_any_machine(name):
-    optimizer = optimizer_named(name)
-    state = TrainingState(start(), optimizer.init(start()))
-    data = Batch(
-        np.zeros((2048, 4), np.float32), np.zeros(2048, np.int32), np.ones(2048, np.float32)
-    )
+    regularized = {"dropout": (0.5,), "label_smoothing": 0.1, "max_norm": 2.0, "clip_norm": 1.0}
+    settings = Settings(optimizer=name, average_decay=0.9, **regularized)
+    snapshot = first_snapshot(NETWORK, start(), settings)
+    data = Batch(np.zeros((2048, 4), np.uint8), np.zeros(2048, np.int32), np.ones(2048, np.float32))
     steps = 2048 // BATCH_SIZE
-    exported = jax.export.export(loop._epoch, platforms=["cuda"])(
-        NETWORK, state, data, np.zeros(2048, np.int32), np.zeros(steps, np.float32), np.int32(30),
-        None, optimizer_name=name, batch_size=BATCH_SIZE,
+    exported = jax.export.export(run_steps, platforms=["cuda"])(
+        NETWORK, snapshot.state, snapshot.progress, data, np.zeros(2048, np.int32),
+        np.zeros(steps, np.float32), settings.regularization(NETWORK, np.float32), PIXELS,
+        jax.random.key(0), dict.fromkeys(("first", "end", "n_examples", "before"), np.int32(30)),
+        optimizer=settings.transformation, batch_size=BATCH_SIZE, dtype=np.dtype(np.float32),
     )  # fmt: skip
     assert exported.platforms == ("cuda",)
     assert "dot_general" in exported.mlir_module()

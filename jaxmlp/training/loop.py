@@ -1,6 +1,9 @@
-"""The training loop: one compiled program runs a whole epoch over data that stays on the device."""
+"""The training loop: epochs of compiled steps, over data that stay on the device.
 
-import math
+An epoch runs in pieces of about half a second, between which it can be watched, saved and stopped;
+the pieces change nothing in what is computed.
+"""
+
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,131 +12,98 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmlp.batch import Batch, mean_gradient, pass_batch
+from jaxmlp.batch import Batch
 from jaxmlp.evaluation import (
     Metrics,
-    Sums,
-    batch_sums,
     checked_examples,
     chunks,
     evaluate_chunks,
-    is_classifier,
     padded,
     padded_batch,
-    scaled_batch,
 )
-from jaxmlp.losses import smooth
 from jaxmlp.network import Network, Parameters, check_parameters
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.optimizers import (
-    OPTIMIZERS,
-    SCHEDULES,
-    optimizer_named,
-    with_learning_rate,
+from jaxmlp.training.optimizers import optimizer_named, with_numbers
+from jaxmlp.training.settings import Settings
+from jaxmlp.training.steps import (
+    NORM_EVERY,
+    Progress,
+    TrainingState,
+    cast,
+    no_progress,
+    run_steps,
+    wide_parameters,
 )
-from jaxmlp.validation import check_finite, check_key, check_name, check_positive
+from jaxmlp.validation import as_host_array, check_finite, check_key
 
 _SMALLEST_BUCKET = 2048
 _LARGEST_STEP = 65536
+_FIRST_PIECE = 64  # steps, before their speed is known
+_PIECE_SECONDS = 0.5
+
+Record = dict[str, float]
 
 
-class TrainingState(NamedTuple):
-    """What a step changes: the parameters and the optimiser's state."""
+class Best(NamedTuple):
+    """The parameters of the epoch whose monitored figure was the best, and that figure."""
 
     params: Parameters
-    optimizer_state: Any
+    value: float
+    epoch: int
+
+
+class Snapshot(NamedTuple):
+    """All that a training needs to go on as if it had never stopped.
+
+    `epoch` counts the epochs completed and `step` the steps done of the next one; `progress` holds
+    their figures and `seconds` their time. `history` has the record of every completed epoch. The
+    order of the examples and the masks follow from the key and these numbers. The arrays of `state`
+    and `progress` are donated to the steps that follow: copy what must outlive them.
+    """
+
+    epoch: int
+    step: int
+    state: TrainingState
+    progress: Progress
+    best: Best | None = None
+    seconds: float = 0.0
+    history: tuple[Record, ...] = ()
 
 
 class Fit(NamedTuple):
-    """What `fit` returns: the final state and a record of every epoch."""
+    """What `fit` returns: parameters, the optimiser's last state, and a record of every epoch.
+
+    `best_epoch` is the epoch that the parameters are from: the last, or with early stopping the one
+    whose monitored figure was the best.
+    """
 
     params: Parameters
     optimizer_state: Any
-    history: list[dict[str, float]]
+    history: list[Record]
+    best_epoch: int
 
 
-Callback = Callable[[dict[str, float], TrainingState], None]
+Callback = Callable[[Record, Snapshot], None]
 
 
-def training_step(
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    state: TrainingState,
-    batch: Batch,
-    label_smoothing: Array | None = None,
-) -> tuple[TrainingState, Sums]:
-    """Return the state after one step of the optimiser along our gradient of a batch.
+def first_snapshot(network: Network, params: Parameters, settings: Settings) -> Snapshot:
+    """Return the snapshot of a training that has not begun, its arrays new.
 
-    The figures returned are those of the parameters before the step, with the targets as trained.
-    The examples are known to be finite, also those of weight 0.
+    Args:
+        network: The network.
+        params: Its initial parameters.
+        settings: The training's settings, checked.
     """
-    params: Any = state.params  # optax's own types name only what its functions return
-    trained = batch
-    if label_smoothing is not None:
-        blank = jnp.zeros((len(batch.inputs), network.sizes[-1]), params[0].weight.dtype)
-        mixed = jax.vmap(smooth, (None, 0, 0, None))(
-            network.loss, blank, batch.targets, label_smoothing
-        )
-        trained = batch._replace(targets=mixed)
-    result = pass_batch(network, params, trained, finite_rows=True)
-    gradient: Any = mean_gradient(network, params, result, batch.weights)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
-    sums = batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
-    moved: Any = optax.apply_updates(params, updates)
-    return TrainingState(moved, optimizer_state), sums
-
-
-@partial(jax.jit, static_argnames=("optimizer_name", "batch_size"), donate_argnames=("state",))
-def _epoch(
-    network: Network,
-    state: TrainingState,
-    examples: Batch,
-    order: Array,
-    rates: Array,
-    n_examples: Array,
-    label_smoothing: Array | None,
-    scaling: Scaling | None,
-    *,
-    optimizer_name: str,
-    batch_size: int,
-) -> tuple[TrainingState, Sums]:
-    """Return the state after the batches of `order`, the last of which may be ragged.
-
-    `rates` holds the learning rate of each step. `examples`, `order` and `rates` are padded to
-    sizes that do not follow N, and the number of steps is data: another N in the same bucket runs
-    the same program.
-    """
-    optimizer = optimizer_named(optimizer_name)
-    places = jnp.arange(batch_size)
-
-    def step(number: Array, carry: tuple[TrainingState, Sums]) -> tuple[TrainingState, Sums]:
-        state, total = carry
-        rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
-        batch = jax.tree.map(lambda array: array[rows], examples)
-        beyond = number * batch_size + places >= n_examples
-        weights = jnp.where(beyond, jnp.zeros_like(batch.weights), batch.weights)
-        batch = scaled_batch(scaling, batch._replace(weights=weights), state.params[0].weight.dtype)
-        state = state._replace(
-            optimizer_state=with_learning_rate(state.optimizer_state, rates[number])
-        )
-        state, sums = training_step(network, optimizer, state, batch, label_smoothing)
-        return state, jax.tree.map(jnp.add, total, sums)
-
-    wide = np.promote_types(state.params[0].weight.dtype, np.float32)
-    steps = (n_examples + batch_size - 1) // batch_size
-    nothing = Sums(*(jnp.zeros((), wide),) * 3)
-    return jax.lax.fori_loop(0, steps, step, (state, nothing))
-
-
-def _bucket(n_examples: int) -> int:
-    """Return the padded number of rows: a power of two up to 65,536, then a multiple of it."""
-    if n_examples > _LARGEST_STEP:
-        return -(-n_examples // _LARGEST_STEP) * _LARGEST_STEP
-    return max(_SMALLEST_BUCKET, 1 << (n_examples - 1).bit_length())
+    dtype = np.dtype(params[0].weight.dtype)
+    wide = wide_parameters(params)
+    name, decaying, clipping = settings.transformation
+    optimizer = optimizer_named(name, decaying=decaying, clipping=clipping)
+    optimizer_state = with_numbers(optimizer.init(wide), settings.numbers)  # pyright: ignore[reportArgumentType]
+    average = None if settings.average_decay is None else wide_parameters(params)
+    return Snapshot(0, 0, TrainingState(wide, optimizer_state, average), no_progress(dtype))
 
 
 def fit(
@@ -145,50 +115,86 @@ def fit(
     key: Array,
     sample_weight: ArrayLike | None = None,
     optimizer: str = "adam",
+    optimizer_settings: Mapping[str, float] | None = None,
     learning_rate: ArrayLike = 1e-3,
     schedule: str = "constant",
+    warmup: float = 0.0,
     batch_size: int = 128,
     epochs: int = 10,
+    weight_decay: float | None = None,
+    clip_norm: float | None = None,
+    max_norm: float | None = None,
+    dropout: float | Sequence[float] = (),
+    input_dropout: float = 0.0,
     label_smoothing: float = 0.0,
+    average_decay: float | None = None,
+    patience: int | None = None,
+    monitor: str = "validation_loss",
     scaling: Scaling | None = None,
-    evaluation: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    evaluation: Mapping[str, tuple[ArrayLike, ...]] | None = None,
     callbacks: Sequence[Callback] = (),
+    watch: Callable[[Snapshot], None] | None = None,
+    resume: Snapshot | None = None,
 ) -> Fit:
     """Return the network trained on examples in memory, with our gradient and an optax optimiser.
 
-    An epoch is one compiled program with the state donated; the data stay on the device. Another
-    learning rate, schedule, number of epochs, label smoothing above 0 or key compiles nothing new,
-    nor does another N up to the same power of two (above 65,536: the same multiple of it).
+    An epoch is one compiled program with the state donated; the data stay on the device, pixels
+    (uint8) as bytes. Another learning rate or other number of any kind, schedule, number of epochs
+    or key compiles nothing new, nor does another N up to the same power of two (above 65,536: the
+    same multiple of it). Switching something on that was off (dropout, smoothing, clipping …) does.
 
     Args:
         network: The network.
-        params: Its initial parameters; they are copied, not donated.
+        params: Its initial parameters; they are copied, not donated. In float16 and bfloat16 only
+            the products are computed in their dtype: what is trained is a float32 copy.
         inputs: (N, D), finite.
         targets: As for `jaxmlp.loss`, classes within 0 … K − 1.
-        key: A typed key: it shuffles the examples anew in every epoch.
+        key: A typed key: it shuffles the examples anew in every epoch, and draws dropout's masks.
         sample_weight: (N,), not negative, or None. Each step takes the mean weighted within its
             batch: with `batch_size=1` weights above 0 change nothing.
         optimizer: A name from `jaxmlp.training.optimizers.OPTIMIZERS`.
+        optimizer_settings: Its numbers by optax's names, such as {"b1": 0.8}; others keep optax's
+            defaults.
         learning_rate: A scalar above 0.
-        schedule: A name from `jaxmlp.training.optimizers.SCHEDULES`: "constant", or "cosine", from
-            the learning rate down to 0 over all steps.
+        schedule: A name from `jaxmlp.training.optimizers.SCHEDULES`: "constant"; "linear" and
+            "cosine", from the learning rate down to 0 over all steps; or "one_cycle", up within
+            the first 0.3 of them and down to nearly 0.
+        warmup: The fraction of all steps in which the rate grows linearly to the schedule's.
         batch_size: Examples a step, at least 1; the last step of an epoch takes what is left.
         epochs: How often all examples are seen, at least 1.
+        weight_decay: λ, of weights and never of biases: subtracted from the weights (times the
+            learning rate) by adamw, lamb, lion and nadamw, added to the gradient as λW elsewhere.
+            None is the optimiser's own default in optax: 1e-4 for adamw and nadamw, 1e-3 for lion.
+        clip_norm: Scale the gradient of a batch down to this norm where it is larger, or None.
+        max_norm: Scale the incoming weights of a hidden unit down to this norm after each step.
+        dropout: The fraction of each hidden layer's units dropped, one rate or one for each.
+        input_dropout: The fraction of inputs dropped.
         label_smoothing: α in [0, 1): the targets of a cross-entropy are mixed with the uniform
             distribution, (1 − α) t + α/K.
-        scaling: What the inputs go through before the first layer, or None.
-        evaluation: Name → (inputs, targets): each is evaluated after every epoch.
-        callbacks: Called after every epoch as callback(record, state); `state` holds until then.
+        average_decay: d in (0, 1): evaluate and return the average of the parameters over all
+            steps with weights falling by d each step back, or None for the last ones.
+        patience: Stop early when `monitor` has not improved for so many epochs, and return the best
+            epoch's parameters; or None.
+        monitor: The figure that `patience` watches: `<name>_loss` or `<name>_accuracy` of an
+            evaluation.
+        scaling: What the inputs go through before the first layer, here and in every evaluation.
+        evaluation: Name → (inputs, targets) or (inputs, targets, sample_weight): each is evaluated
+            after every epoch.
+        callbacks: Called after every epoch as callback(record, snapshot).
+        watch: Called as watch(snapshot) after every piece of an epoch, about twice a second.
+        resume: A snapshot of the same training, to go on from.
 
     Returns:
-        `Fit(params, optimizer_state, history)`. A record of the history holds `epoch` from 1,
-        `train_loss` and for classifiers `train_accuracy` (means over the epoch's batches, before
-        each step), `<name>_loss` and `<name>_accuracy` of every evaluation, `seconds` of the
-        training part (the first includes compiling) and `examples_per_second`.
+        `Fit(params, optimizer_state, history, best_epoch)`. A record of the history holds `epoch`
+        from 1, `train_loss` and for classifiers `train_accuracy` (means over the epoch's batches,
+        before each step and with its masks), `gradient_norm` (the mean of every 16th step's),
+        `<name>_loss` and `<name>_accuracy` of every evaluation, `seconds` of the training part,
+        `examples_per_second`, and, in the first record of a call, `compile_seconds` apart.
 
     Raises:
         TypeError: As for `jaxmlp.loss`, no typed key, or a setting of another type.
-        ValueError: No examples, values that do not fit or are not finite, an unknown optimiser.
+        ValueError: No examples, values that do not fit or are not finite, an unknown name or a
+            number out of its range.
         FloatingPointError: A loss or a parameter became infinite or NaN, with the epoch.
 
     Example:
@@ -206,11 +212,29 @@ def fit(
     """
     check_parameters(network, params)
     check_key(key)
-    rate = float(check_positive("learning_rate", learning_rate))
-    check_settings(network, optimizer, rate, schedule, batch_size, epochs, label_smoothing)
-    smoothing = jnp.asarray(label_smoothing, float) if label_smoothing else None
+    rate = as_host_array("learning_rate", learning_rate)
+    if rate.shape != ():
+        raise ValueError(f"learning_rate: expected a scalar, got shape {rate.shape}")
+    settings = Settings(
+        optimizer=optimizer,
+        optimizer_settings={} if optimizer_settings is None else optimizer_settings,
+        learning_rate=rate.item(),
+        schedule=schedule,
+        warmup=warmup,
+        batch_size=batch_size,
+        epochs=epochs,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        max_norm=max_norm,
+        dropout=tuple(dropout) if isinstance(dropout, Sequence) else (dropout,),
+        input_dropout=input_dropout,
+        label_smoothing=label_smoothing,
+        average_decay=average_decay,
+        patience=patience,
+        monitor=monitor,
+    )
+    settings.check(network)
     examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
-    n_examples = len(examples[0])
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
     if not isinstance(callbacks, Sequence):
@@ -220,46 +244,197 @@ def fit(
             'evaluation: expected name → (inputs, targets) with other names than "train", got '
             f"{evaluation!r:.60}"
         )
+    if patience is not None and monitor.rpartition("_")[0] not in (evaluation or {}):
+        raise ValueError(
+            f"monitor: expected a figure of an evaluation ({', '.join(evaluation or {}) or 'none'} "
+            f"given), got {monitor!r}"
+        )
     others = {}
-    for name, pair in (evaluation or {}).items():
-        arrays, scaling_left = checked_examples(network, params, *pair, scaling=scaling)
-        others[name] = scaling_left, jax.device_put(list(chunks(*arrays)))
-    rows = _bucket(n_examples)
-    data = jax.device_put(padded_batch(*examples, rows))
-    copied: Any = jax.tree.map(partial(jnp.array, copy=True), params)
-    state = TrainingState(copied, optimizer_named(optimizer).init(copied))
-    shuffle = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    batch_size = min(batch_size, rows)  # beyond that there is nothing but padding
-    longest, steps = -(-rows // batch_size), -(-n_examples // batch_size)
-    wide = np.promote_types(params[0].weight.dtype, np.float32)
-    history: list[dict[str, float]] = []
-    for epoch in range(1, epochs + 1):
-        order = padded(shuffle.permutation(n_examples).astype(np.int32), longest * batch_size)
-        done = np.arange((epoch - 1) * steps, epoch * steps) / (steps * epochs)
-        rates = (rate * SCHEDULES[schedule](done)).astype(wide)
+    for name, arrays in (evaluation or {}).items():
+        checked, scaling_left = checked_examples(network, params, *arrays, scaling=scaling)
+        others[name] = scaling_left, jax.device_put(list(chunks(*checked)))
+    training = _Training(network, params, settings, key, examples, left, others)
+    snapshot = first_snapshot(network, params, settings) if resume is None else resume
+    return training.run(snapshot, callbacks, watch)
+
+
+class _Training:
+    """A training under way: what does not change while it runs, and the steps of running it."""
+
+    def __init__(
+        self,
+        network: Network,
+        params: Parameters,
+        settings: Settings,
+        key: Array,
+        examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+        scaling: Scaling | None,
+        others: Mapping[str, tuple[Scaling | None, list[Batch]]],
+    ) -> None:
+        self.network, self.settings = network, settings
+        self.scaling, self.others = scaling, others
+        self.n_examples = len(examples[0])
+        self.dtype = np.dtype(params[0].weight.dtype)
+        rows = _bucket(self.n_examples)
+        self.data: Batch = jax.device_put(padded_batch(*examples, rows))
+        self.batch_size = min(settings.batch_size, rows)  # beyond: nothing but padding
+        self.longest = -(-rows // self.batch_size)
+        self.steps = -(-self.n_examples // self.batch_size)
+        self.words = np.asarray(jax.random.key_data(key)).tolist()
+        self.wide = np.promote_types(self.dtype, np.float32)
+        self.regularization = settings.regularization(network, self.wide)
+        self.key = None if self.regularization.dropout is None else key
+        self.per_second = _FIRST_PIECE / _PIECE_SECONDS  # steps
+
+    def run(
+        self,
+        snapshot: Snapshot,
+        callbacks: Sequence[Callback],
+        watch: Callable[[Snapshot], None] | None,
+    ) -> Fit:
+        """Return the network trained from the snapshot on."""
+        compiling = None
+        if not self._done(snapshot):
+            snapshot, compiling = self._compiled(snapshot)
+        while not self._done(snapshot):
+            order, rates = self._order(snapshot.epoch)
+            while snapshot.step < self.steps:
+                snapshot = self._piece(snapshot, order, rates)
+                if watch is not None and snapshot.step < self.steps:
+                    watch(snapshot)
+            snapshot, record = self._completed(snapshot, compiling)
+            compiling = None
+            for callback in callbacks:
+                callback(record, snapshot)
+            if watch is not None:
+                watch(snapshot)
+        best, state = snapshot.best, snapshot.state
+        model = self._model(state) if best is None else cast(best.params, self.dtype)
+        epoch = snapshot.epoch if best is None else best.epoch
+        return Fit(model, state.optimizer_state, list(snapshot.history), epoch)
+
+    def _compiled(self, snapshot: Snapshot) -> tuple[Snapshot, float]:
+        """Return the snapshot after no step at all, and the seconds that compiling took."""
         begin = time.perf_counter()
-        state, sums = _epoch(
-            network, state, data, order, padded(rates, longest), np.int32(n_examples), smoothing,
-            left,
-            optimizer_name=optimizer, batch_size=batch_size,
-        )  # fmt: skip
-        train = sums.metrics(network)
+        order, rates = self._order(snapshot.epoch)
+        state, progress = self._run(snapshot, order, rates, snapshot.step)
+        for scaling, batches in self.others.values():
+            evaluate_chunks(self.network, self._model(state), scaling, batches[:1])
+        jax.block_until_ready((state, progress))
+        return snapshot._replace(state=state, progress=progress), time.perf_counter() - begin
+
+    def _order(self, epoch: int) -> tuple[Array, Array]:
+        """Return an epoch's order of the examples and its learning rates, padded, on the device."""
+        shuffle = np.random.default_rng([*self.words, epoch])
+        order = shuffle.permutation(self.n_examples).astype(np.int32)
+        first, total = epoch * self.steps, self.settings.epochs * self.steps
+        rates = self.settings.rates(first, first + self.steps, total).astype(self.wide)
+        return jax.device_put(
+            (padded(order, self.longest * self.batch_size), padded(rates, self.longest))
+        )
+
+    def _run(
+        self, snapshot: Snapshot, order: Array, rates: Array, end: int
+    ) -> tuple[TrainingState, Progress]:
+        before = snapshot.epoch * self.steps
+        place = {
+            "first": snapshot.step, "end": end, "n_examples": self.n_examples, "before": before,
+        }  # fmt: skip
+        return run_steps(
+            self.network,
+            snapshot.state,
+            snapshot.progress,
+            self.data,
+            order,
+            rates,
+            self.regularization,
+            self.scaling,
+            self.key,
+            {name: np.int32(value) for name, value in place.items()},
+            optimizer=self.settings.transformation,
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+        )
+
+    def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
+        """Return the snapshot after the next half second of steps."""
+        size = max(1, int(self.per_second * _PIECE_SECONDS))
+        end = min(self.steps, snapshot.step + size)
+        if self.steps - end < size // 2:  # no crumbs
+            end = self.steps
+        begin = time.perf_counter()
+        state, progress = jax.block_until_ready(self._run(snapshot, order, rates, end))
         seconds = time.perf_counter() - begin
-        figures = {"train": train} | {
-            name: evaluate_chunks(network, state.params, *prepared)
-            for name, prepared in others.items()
+        self.per_second = (end - snapshot.step) / seconds
+        return snapshot._replace(
+            step=end, state=state, progress=progress, seconds=snapshot.seconds + seconds
+        )
+
+    def _completed(self, snapshot: Snapshot, compiling: float | None) -> tuple[Snapshot, Record]:
+        """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
+        network, epoch = self.network, snapshot.epoch + 1
+        model = self._model(snapshot.state)
+        progress = jax.device_get(snapshot.progress)
+        figures = {"train": progress.sums.metrics(network)} | {
+            name: evaluate_chunks(network, model, *prepared)
+            for name, prepared in self.others.items()
         }
-        _check_convergence(figures, state.params, f"epoch {epoch} of {epochs}", rate)
-        record: dict[str, float] = {"epoch": epoch}
+        what = f"epoch {epoch} of {self.settings.epochs}"
+        _check_convergence(figures, snapshot.state.params, what, self.settings.learning_rate)
+        record: Record = {"epoch": epoch}
         for name, metrics in figures.items():
             record[f"{name}_loss"] = metrics.loss
             if metrics.accuracy is not None:
                 record[f"{name}_accuracy"] = metrics.accuracy
-        record |= {"seconds": seconds, "examples_per_second": n_examples / seconds}
-        history.append(record)
-        for callback in callbacks:
-            callback(record, state)
-    return Fit(state.params, state.optimizer_state, history)
+            if name == "train":
+                norm = float(progress.gradient_norms) / -(-self.steps // NORM_EVERY)
+                if np.isfinite(norm):  # it may overflow where the parameters do not
+                    record["gradient_norm"] = norm
+        seconds = snapshot.seconds
+        record |= {"seconds": seconds, "examples_per_second": self.n_examples / seconds}
+        if compiling is not None:
+            record["compile_seconds"] = compiling
+        return Snapshot(
+            epoch=epoch,
+            step=0,
+            state=snapshot.state,
+            progress=no_progress(self.dtype),
+            best=self._best(snapshot.best, model, record),
+            history=(*snapshot.history, record),
+        ), record
+
+    def _best(self, best: Best | None, model: Parameters, record: Record) -> Best | None:
+        if self.settings.patience is None:
+            return None
+        value = record[self.settings.monitor]
+        if best is not None:
+            better = value > best.value if self._rising else value < best.value
+            if not better:
+                return best
+        return Best(jax.tree.map(partial(jnp.array, copy=True), model), value, int(record["epoch"]))
+
+    @property
+    def _rising(self) -> bool:
+        return self.settings.monitor.endswith("_accuracy")
+
+    def _done(self, snapshot: Snapshot) -> bool:
+        """Tell whether all epochs are done, or patience has run out."""
+        patience, best = self.settings.patience, snapshot.best
+        if patience is not None and best is not None and snapshot.epoch - best.epoch >= patience:
+            return True
+        return snapshot.epoch >= self.settings.epochs
+
+    def _model(self, state: TrainingState) -> Parameters:
+        """Return the parameters to predict with: the average where there is one."""
+        params = state.params if state.average is None else state.average
+        return cast(params, self.dtype)
+
+
+def _bucket(n_examples: int) -> int:
+    """Return the padded number of rows: a power of two up to 65,536, then a multiple of it."""
+    if n_examples > _LARGEST_STEP:
+        return -(-n_examples // _LARGEST_STEP) * _LARGEST_STEP
+    return max(_SMALLEST_BUCKET, 1 << (n_examples - 1).bit_length())
 
 
 def _check_convergence(
@@ -273,7 +448,7 @@ def _check_convergence(
         FloatingPointError: With the name of the figure and the epoch.
     """
     losses = {f"the {name} loss": metrics.loss for name, metrics in figures.items()}
-    sizes = {"a parameter": float(_largest(params))}
+    sizes = {"a parameter": float(largest(params))}
     for name, value in (losses | sizes).items():
         if not np.isfinite(value):
             raise FloatingPointError(
@@ -283,32 +458,7 @@ def _check_convergence(
 
 
 @jax.jit
-def _largest(params: Parameters) -> Array:
+def largest(params: Parameters) -> Array:
+    """Return the largest absolute value of all parameters, NaN where there is one."""
     leaves = jax.tree.leaves(params)
     return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]).astype(jnp.float32))
-
-
-def check_settings(
-    network: Network,
-    optimizer: str,
-    learning_rate: float,
-    schedule: str,
-    batch_size: int,
-    epochs: int,
-    label_smoothing: float,
-) -> None:
-    """Raise ValueError, as `fit` does, where a setting is unknown or out of its range."""
-    check_name("optimizer", optimizer, OPTIMIZERS)
-    for name, value in (("learning_rate", learning_rate), ("label_smoothing", label_smoothing)):
-        if not isinstance(value, (int, float, np.number)):
-            raise TypeError(f"{name}: expected a number, got {value!r:.60}")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate: expected a number above 0, got {learning_rate!r}")
-    check_name("schedule", schedule, SCHEDULES)
-    for name, value in (("batch_size", batch_size), ("epochs", epochs)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
-    if label_smoothing and not is_classifier(network):
-        raise ValueError(f"label_smoothing: expected 0 for the loss {network.loss}, which has none")

@@ -1,0 +1,174 @@
+"""How to train: every number and name that `fit` takes, checked before anything is compiled."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxmlp.evaluation import is_classifier
+from jaxmlp.network import Network
+from jaxmlp.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    default_weight_decay,
+    learning_rates,
+)
+from jaxmlp.training.steps import Regularization
+from jaxmlp.validation import check_name
+
+_LARGEST_RATE = 0.999  # of dropout: masks are drawn to 16 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a training, as `fit` takes them; see there for what each means."""
+
+    optimizer: str = "adam"
+    optimizer_settings: Mapping[str, float] = field(default_factory=dict)
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    warmup: float = 0.0
+    batch_size: int = 128
+    epochs: int = 10
+    weight_decay: float | None = None
+    clip_norm: float | None = None
+    max_norm: float | None = None
+    dropout: tuple[float, ...] = ()
+    input_dropout: float = 0.0
+    label_smoothing: float = 0.0
+    average_decay: float | None = None
+    patience: int | None = None
+    monitor: str = "validation_loss"
+
+    def check(self, network: Network) -> None:
+        """Raise where a setting is unknown, out of its range or not for this network.
+
+        Raises:
+            TypeError: A number that is none.
+            ValueError: Any other fault, by its name.
+        """
+        check_name("optimizer", self.optimizer, OPTIMIZERS)
+        known = OPTIMIZERS[self.optimizer].settings
+        if not isinstance(self.optimizer_settings, Mapping):
+            raise TypeError(
+                f"optimizer_settings: expected name → number, got {self.optimizer_settings!r:.60}"
+            )
+        for name, value in self.optimizer_settings.items():
+            if name not in known:
+                raise ValueError(
+                    f"optimizer_settings: expected {', '.join(known) or 'none'} for "
+                    f"{self.optimizer}, got {name!r}"
+                )
+            check_number(f"optimizer_settings: {name}", value, 0, math.inf)
+        check_number("learning_rate", self.learning_rate, 0, math.inf, above=True)
+        check_name("schedule", self.schedule, SCHEDULES)
+        check_number("warmup", self.warmup, 0, 1)
+        for name in ("batch_size", "epochs"):
+            check_count(name, getattr(self, name))
+        if self.weight_decay is not None:
+            check_number("weight_decay", self.weight_decay, 0, math.inf)
+        for name in ("clip_norm", "max_norm"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, 0, math.inf, above=True)
+        hidden = len(network.activations)
+        if len(self.dropout) not in (0, 1, hidden):
+            raise ValueError(
+                f"dropout: expected one rate or {hidden}, one for each hidden layer, got "
+                f"{len(self.dropout)}"
+            )
+        if any(self.dropout) and not hidden:
+            raise ValueError("dropout: expected none for a network without a hidden layer")
+        for value in self.dropout:
+            check_number("dropout", value, 0, 1)
+        check_number("input_dropout", self.input_dropout, 0, 1)
+        for name, values in (("dropout", self.dropout), ("input_dropout", (self.input_dropout,))):
+            if max(values, default=0) > _LARGEST_RATE:
+                raise ValueError(f"{name}: expected at most {_LARGEST_RATE}, got {max(values)}")
+        check_number("label_smoothing", self.label_smoothing, 0, 1)
+        if self.label_smoothing and not is_classifier(network):
+            raise ValueError(
+                f"label_smoothing: expected 0 for the loss {network.loss}, which has none"
+            )
+        if self.average_decay is not None:
+            check_number("average_decay", self.average_decay, 0, 1, above=True)
+        if self.patience is not None:
+            check_count("patience", self.patience)
+        if not isinstance(self.monitor, str) or not self.monitor.endswith(("_loss", "_accuracy")):
+            raise ValueError(
+                "monitor: expected the loss or the accuracy of an evaluation, such as "
+                f"validation_loss, got {self.monitor!r}"
+            )
+        if self.monitor.endswith("_accuracy") and not is_classifier(network):
+            raise ValueError(f"monitor: expected a loss, as {network.loss} has no accuracy")
+
+    @property
+    def decay(self) -> float:
+        """The weight decay, the optimiser's own where none is given."""
+        if self.weight_decay is None:
+            return default_weight_decay(self.optimizer)
+        return float(self.weight_decay)
+
+    @property
+    def transformation(self) -> tuple[str, bool, bool]:
+        """The arguments of `optimizer_named`: name, decaying, clipping."""
+        return self.optimizer, self.decay > 0, self.clip_norm is not None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The numbers that the optimiser's state holds, but for the learning rate."""
+        numbers = {name: float(value) for name, value in self.optimizer_settings.items()}
+        defaults = OPTIMIZERS[self.optimizer].defaults()
+        numbers = {**defaults, **numbers}
+        if self.decay > 0:
+            numbers["weight_decay"] = self.decay
+        if self.clip_norm is not None:
+            numbers["clip_norm"] = float(self.clip_norm)
+        return numbers
+
+    def regularization(self, network: Network, dtype: DTypeLike) -> Regularization:
+        """Return the numbers of the regularised step, in `dtype`; None for what is off."""
+
+        def number(value: float | None) -> Any:
+            return jax.device_put(np.asarray(value, dtype)) if value else None
+
+        hidden = self.dropout * len(network.activations) if len(self.dropout) == 1 else self.dropout
+        rates = (self.input_dropout, *(hidden or (0.0,) * len(network.activations)))
+        return Regularization(
+            label_smoothing=number(self.label_smoothing),
+            dropout=tuple(number(rate) for rate in rates) if any(rates) else None,
+            max_norm=number(self.max_norm),
+            average_decay=number(self.average_decay),
+        )
+
+    def rates(self, first: int, end: int, total: int) -> np.ndarray:
+        """Return the learning rates of the steps `first` … `end` − 1 of `total`."""
+        steps = np.arange(first, end)
+        return learning_rates(self.learning_rate, self.schedule, self.warmup, steps, total)
+
+
+def check_number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> None:
+    """Raise unless `value` is a number in [low, high), or in (low, high) where it must be above.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name}: expected a number, got {value!r:.60}")
+    if low <= value < high and not (above and value == low):
+        return
+    if high < math.inf:
+        expected = f"in {'(' if above else '['}{low:g}, {high:g})"
+    else:
+        expected = f"above {low:g}" if above else f"of at least {low:g}"
+    raise ValueError(f"{name}: expected a number {expected}, got {value!r}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")

@@ -1,0 +1,281 @@
+"""The compiled program: a step along our gradient, and a run of steps over data on the device."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxmlp.batch import Batch, mean_gradient, pass_batch
+from jaxmlp.evaluation import Sums, batch_sums, scaled_batch
+from jaxmlp.losses import smooth
+from jaxmlp.network import Layer, Network, Parameters
+from jaxmlp.scaling import Scaling
+from jaxmlp.training.optimizers import optimizer_named, with_numbers
+
+NORM_EVERY = 16
+"""The gradient's norm is taken of one step in so many: all of them would cost what a step costs."""
+
+
+class TrainingState(NamedTuple):
+    """What a step changes: parameters, the optimiser's state, and their averaged copy or None.
+
+    The parameters are float32 or wider, also where the products are computed in half precision: a
+    small step would be lost on a parameter of 8 or 11 bits.
+    """
+
+    params: Parameters
+    optimizer_state: Any
+    average: Parameters | None = None
+
+
+class Regularization(NamedTuple):
+    """What is done beside the plain step, each a number () and data, or None where it is not done.
+
+    `dropout` has a rate for the inputs and for each hidden layer. `max_norm` bounds the norm of
+    the incoming weights of every hidden unit. `average_decay` is that of the averaged parameters.
+    """
+
+    label_smoothing: Array | None = None
+    dropout: tuple[Array | None, ...] | None = None
+    max_norm: Array | None = None
+    average_decay: Array | None = None
+
+
+class Progress(NamedTuple):
+    """What a run of steps adds up: the figures of its examples, and norms of the gradient."""
+
+    sums: Sums
+    gradient_norms: Array
+
+
+def no_progress(dtype: DTypeLike) -> Progress:
+    """Return sums of nothing, on the host."""
+    zero: Any = np.zeros((), np.promote_types(dtype, np.float32))
+    return Progress(Sums(zero, zero, zero), zero)
+
+
+def wide_parameters(params: Parameters) -> Parameters:
+    """Return a copy of the parameters in float32, or in their own dtype where that is wider."""
+    wide = np.promote_types(params[0].weight.dtype, np.float32)
+    return jax.tree.map(lambda leaf: jnp.array(leaf, wide, copy=True), params)
+
+
+def cast(params: Parameters, dtype: DTypeLike) -> Parameters:
+    """Return the parameters in another dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def batch_gradient(
+    network: Network,
+    params: Parameters,
+    batch: Batch,
+    regularization: Regularization,
+    key: Array | None,
+    dtype: DTypeLike | None,
+) -> tuple[Parameters, Sums]:
+    """Return our gradient of the mean loss of a batch as trained, like `params`, and its figures.
+
+    The figures are those of the parameters before any step, with the targets as trained for the
+    loss, and the masks as drawn. The examples are known to be finite, also those of weight 0.
+    """
+    computed = params if dtype is None else cast(params, dtype)
+    trained = batch
+    if regularization.label_smoothing is not None:
+        wide = np.promote_types(computed[0].weight.dtype, np.float32)
+        blank = jnp.zeros((len(batch.inputs), network.sizes[-1]), wide)
+        mixed = jax.vmap(smooth, (None, 0, 0, None))(
+            network.loss, blank, batch.targets, regularization.label_smoothing
+        )
+        trained = batch._replace(targets=mixed)
+    masks = None
+    if regularization.dropout is not None:
+        assert key is not None
+        drawn = draw_masks(network, regularization.dropout, key, len(batch.inputs))
+        first, masks = drawn[0], drawn[1:]
+        if first is not None:
+            trained = trained._replace(inputs=trained.inputs * first)
+    result = pass_batch(network, computed, trained, finite_rows=True, masks=masks)
+    gradient = mean_gradient(network, params, result, batch.weights)
+    return gradient, batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
+
+
+def draw_masks(
+    network: Network, rates: tuple[Array | None, ...], key: Array, n_examples: int
+) -> list[Array | None]:
+    """Return a scaled mask (N, n) for the inputs and for each hidden layer; None for a rate None.
+
+    An entry is 0 with the layer's rate p, to 16 bits, and else 1/(1 − p): the mean is 1.
+
+    References:
+        Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, Dropout, 2014 (with the scale at
+        training time instead of at test time).
+    """
+    masks: list[Array | None] = []
+    for number, (rate, size) in enumerate(zip(rates, network.sizes[:-1], strict=True)):
+        if rate is None:
+            masks.append(None)
+            continue
+        # Two entries from each word of 32 bits: drawing them is most of what dropout costs.
+        words = jax.random.bits(
+            jax.random.fold_in(key, number), (n_examples, (size + 1) // 2), jnp.uint32
+        )
+        bits = jax.lax.bitcast_convert_type(words, jnp.uint16)
+        bits = jnp.reshape(bits, (n_examples, -1))[:, :size]
+        dropped = jnp.round(rate * 65536)
+        scale = 65536 / (65536 - dropped)
+        masks.append(jnp.where(bits < dropped.astype(jnp.uint16), jnp.zeros_like(scale), scale))
+    return masks
+
+
+def training_step(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    state: TrainingState,
+    batch: Batch,
+    regularization: Regularization = Regularization(),  # noqa: B008 immutable
+    *,
+    key: Array | None = None,
+    count: Array | None = None,
+    dtype: DTypeLike | None = None,
+) -> tuple[TrainingState, Sums, Parameters]:
+    """Return the state after one step of the optimiser along our gradient of a batch.
+
+    Args:
+        network: The network.
+        optimizer: Any of optax's.
+        state: The state before it.
+        batch: Inputs, targets and weights, all finite.
+        regularization: What is done beside the plain step.
+        key: For dropout: draws the masks.
+        count: For the average: the number () of this step, from 0.
+        dtype: The dtype of the products, or None for that of the parameters.
+
+    Returns:
+        The state; the sums of `batch_gradient`, before the step; and the gradient.
+    """
+    params: Any = state.params  # optax's own types name only what its functions return
+    gradient: Any
+    gradient, sums = batch_gradient(network, params, batch, regularization, key, dtype)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
+    moved: Any = optax.apply_updates(params, updates)
+    if regularization.max_norm is not None:
+        moved = bounded(moved, regularization.max_norm)
+    average = state.average
+    if average is not None:
+        assert regularization.average_decay is not None and count is not None
+        average = averaged(average, moved, regularization.average_decay, count)
+    return TrainingState(moved, optimizer_state, average), sums, gradient
+
+
+def bounded(params: Parameters, max_norm: Array) -> Parameters:
+    """Return the parameters with ‖W_u‖ ≤ max_norm for every unit u of every hidden layer.
+
+    References:
+        Srebro, Shraibman, Rank, trace-norm and max-norm, 2005; Srivastava et al. 2014, section 5.1.
+    """
+
+    def rows(layer: Layer) -> Layer:
+        norms = jnp.sqrt(jnp.sum(jnp.square(layer.weight), axis=1, keepdims=True))
+        return layer._replace(
+            weight=layer.weight * jnp.minimum(1, max_norm / jnp.maximum(norms, max_norm / 2))
+        )
+
+    return (*(rows(layer) for layer in params[:-1]), params[-1])
+
+
+def averaged(average: Parameters, params: Parameters, decay: Array, count: Array) -> Parameters:
+    """Return the exponential average of all parameters so far, Σ d^(t−i) p_i / Σ d^(t−i).
+
+    Divided by its sum of weights at every step, it owes nothing to where it began.
+    """
+    steps = count.astype(decay.dtype) + 1
+    share = (1 - decay) / -jnp.expm1(steps * jnp.log(decay))
+    return jax.tree.map(
+        lambda old, new: old + share.astype(old.dtype) * (new - old), average, params
+    )
+
+
+@partial(
+    jax.jit,
+    static_argnames=("optimizer", "batch_size", "dtype"),
+    donate_argnames=("state", "progress"),
+)
+def run_steps(
+    network: Network,
+    state: TrainingState,
+    progress: Progress,
+    examples: Batch,
+    order: Array,
+    rates: Array,
+    regularization: Regularization,
+    scaling: Scaling | None,
+    key: Array | None,
+    place: dict[str, Array],
+    *,
+    optimizer: tuple[str, bool, bool],
+    batch_size: int,
+    dtype: np.dtype,
+) -> tuple[TrainingState, Progress]:
+    """Return the state after some steps of an epoch, and the figures with theirs added.
+
+    All sizes are data: another number of examples in the same bucket, or another number of steps,
+    runs the same program; so an epoch in pieces is bit by bit the epoch in one.
+
+    Args:
+        network: The network.
+        state: The state before; donated.
+        progress: What to add the figures to; donated.
+        examples: All examples, padded with rows of weight 0.
+        order: The examples' numbers in the epoch's order, padded.
+        rates: The learning rate of each step of the epoch, padded.
+        regularization: What is done beside the plain step.
+        scaling: What is left to be done to the inputs.
+        key: Draws the masks of dropout: the training's.
+        place: Numbers (): `first` and `end` of the steps to take, `n_examples`, and `before`, the
+            number of steps in the epochs before this one.
+        optimizer: The arguments of `optimizer_named`: name, decaying, clipping.
+        batch_size: Examples a step; the last step of an epoch takes what is left.
+        dtype: The dtype of the products.
+    """
+    name, decaying, clipping = optimizer
+    transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
+    places = jnp.arange(batch_size)
+    half = dtype if state.params[0].weight.dtype != dtype else None
+
+    def step(
+        number: Array, carry: tuple[TrainingState, Progress]
+    ) -> tuple[TrainingState, Progress]:
+        state, progress = carry
+        rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
+        batch = jax.tree.map(lambda array: array[rows], examples)
+        beyond = number * batch_size + places >= place["n_examples"]
+        weights = jnp.where(beyond, jnp.zeros_like(batch.weights), batch.weights)
+        batch = scaled_batch(scaling, batch._replace(weights=weights), dtype)
+        count = place["before"] + number
+        state, sums, gradient = training_step(
+            network,
+            transformation,
+            state._replace(
+                optimizer_state=with_numbers(
+                    state.optimizer_state, {"learning_rate": rates[number]}
+                )
+            ),
+            batch,
+            regularization,
+            key=None if key is None else jax.random.fold_in(key, count),
+            count=count,
+            dtype=half,
+        )
+        norm = jax.lax.cond(
+            number % NORM_EVERY == 0,
+            lambda: optax.tree.norm(gradient).astype(progress.gradient_norms.dtype),
+            lambda: jnp.zeros_like(progress.gradient_norms),
+        )
+        return state, jax.tree.map(jnp.add, progress, Progress(sums, norm))
+
+    return jax.lax.fori_loop(place["first"], place["end"], step, (state, progress))
