@@ -58,14 +58,16 @@ class Best(NamedTuple):
 class Snapshot(NamedTuple):
     """All that a training needs to go on as if it had never stopped.
 
-    `epoch` counts the epochs completed and `step` the steps done of the next one; `progress` holds
-    their figures and `seconds` their time. `history` has the record of every completed epoch. The
-    order of the examples and the masks follow from the key and these numbers. The arrays of `state`
-    and `progress` are donated to the steps that follow: copy what must outlive them.
+    `epoch` counts the epochs completed, `step` the steps done of the next one and `total` all steps
+    done; `progress` holds the figures of the unfinished epoch and `seconds` its time. `history` has
+    the record of every completed epoch. The order of the examples and the masks follow from the key
+    and these numbers. The arrays of `state` and `progress` are donated to the steps that follow:
+    copy what must outlive them.
     """
 
     epoch: int
     step: int
+    total: int
     state: TrainingState
     progress: Progress
     best: Best | None = None
@@ -103,7 +105,7 @@ def first_snapshot(network: Network, params: Parameters, settings: Settings) -> 
     optimizer = optimizer_named(name, decaying=decaying, clipping=clipping)
     optimizer_state = with_numbers(optimizer.init(wide), settings.numbers)  # pyright: ignore[reportArgumentType]
     average = None if settings.average_decay is None else wide_parameters(params)
-    return Snapshot(0, 0, TrainingState(wide, optimizer_state, average), no_progress(dtype))
+    return Snapshot(0, 0, 0, TrainingState(wide, optimizer_state, average), no_progress(dtype))
 
 
 def fit(
@@ -261,6 +263,8 @@ def fit(
 class _Training:
     """A training under way: what does not change while it runs, and the steps of running it."""
 
+    smallest_piece = 1
+
     def __init__(
         self,
         network: Network,
@@ -358,16 +362,20 @@ class _Training:
 
     def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
         """Return the snapshot after the next half second of steps."""
-        size = max(1, int(self.per_second * _PIECE_SECONDS))
+        size = max(self.smallest_piece, int(self.per_second * _PIECE_SECONDS))
         end = min(self.steps, snapshot.step + size)
-        if self.steps - end < size // 2:  # no crumbs
+        if self.steps - end <= size // 2:  # no crumbs
             end = self.steps
         begin = time.perf_counter()
         state, progress = jax.block_until_ready(self._run(snapshot, order, rates, end))
         seconds = time.perf_counter() - begin
         self.per_second = (end - snapshot.step) / seconds
         return snapshot._replace(
-            step=end, state=state, progress=progress, seconds=snapshot.seconds + seconds
+            step=end,
+            total=snapshot.total + end - snapshot.step,
+            state=state,
+            progress=progress,
+            seconds=snapshot.seconds + seconds,
         )
 
     def _completed(self, snapshot: Snapshot, compiling: float | None) -> tuple[Snapshot, Record]:
@@ -397,6 +405,7 @@ class _Training:
         return Snapshot(
             epoch=epoch,
             step=0,
+            total=snapshot.total,
             state=snapshot.state,
             progress=no_progress(self.dtype),
             best=self._best(snapshot.best, model, record),
