@@ -22,7 +22,7 @@ class Scaling(NamedTuple):
     def on_device(self, inputs: Array, dtype: DTypeLike) -> Array:
         """Return the inputs (N, D) scaled, in `dtype`, or in float32 where that is wider."""
         wide = jnp.promote_types(dtype, jnp.float32)
-        shift, factor = (jnp.asarray(part, wide) for part in self)
+        shift, factor = (jnp.broadcast_to(jnp.asarray(part, wide), inputs.shape) for part in self)
         return (inputs.astype(wide) - shift) * factor
 
     def on_host(self, inputs: np.ndarray) -> np.ndarray:

@@ -10,7 +10,16 @@ import pytest
 import jaxmlp
 
 PACKAGE = Path(jaxmlp.__file__).parent
-HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy", "orbax", "tyro")
+HEAVY = (
+    "tensorflow",
+    "tensorflow_datasets",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "orbax",
+    "tyro",
+    "onnx",
+)
 
 
 def python(code, *options):
@@ -71,7 +80,10 @@ ROOMS = [
     "evaluation",
     "verification",
     "data",
+    "reports",
     "training",
+    "exports",
+    "environment",
     "cli",
     "__main__",
 ]
