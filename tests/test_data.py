@@ -358,10 +358,14 @@ def test_a_folder_that_has_a_files_name_is_passed_over(folder):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    assert DATASETS == ("digits", "mnist", "fashion_mnist", "kmnist", "emnist")
+    assert DATASETS == (
+        *("digits", "iris", "wine", "breast_cancer", "diabetes"),
+        *("mnist", "fashion_mnist", "kmnist", "emnist"),
+    )
     assert message_of(ValueError, lambda: load_dataset("fashion-mnist")) == (
         "unknown dataset 'fashion-mnist': did you mean 'fashion_mnist'? expected one of digits, "
-        "mnist, fashion_mnist, kmnist, emnist"
+        "iris, wine, breast_cancer, diabetes, mnist, fashion_mnist, kmnist, emnist, or a file .npz "
+        "or .csv"
     )
 
 
