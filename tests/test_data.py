@@ -240,9 +240,10 @@ def test_digits_have_the_shapes_and_dtypes_that_are_promised(digits):
     assert digits.n_outputs == 10 and digits.image_shape == (8, 8)
     assert digits.source.endswith("digits.csv.gz")
     for examples, n in ((digits.train, 1437), (digits.test, 360)):
-        assert examples.inputs.shape == (n, 64) and examples.inputs.dtype == np.float32
+        assert examples.inputs.shape == (n, 64) and examples.inputs.dtype == np.uint8
         assert examples.targets.shape == (n,) and examples.targets.dtype == np.int32
-        assert examples.inputs.min() == 0 and examples.inputs.max() == 1
+        scaled = digits.scaling.on_host(examples.inputs)
+        assert scaled.min() == 0 and scaled.max() == 1
         assert set(examples.targets.tolist()) == set(range(10))
         assert type(examples.inputs) is np.ndarray and type(examples.targets) is np.ndarray
 
@@ -258,7 +259,7 @@ def test_digits_are_scikit_learns_in_a_fixed_order(digits):
     inputs, targets = np.empty((1797, 64)), np.empty(1797, int)
     inputs[order] = np.concatenate([digits.train.inputs, digits.test.inputs])
     targets[order] = np.concatenate([digits.train.targets, digits.test.targets])
-    np.testing.assert_array_equal(16 * inputs, images)  # sixteenths are exact in float32
+    np.testing.assert_array_equal(inputs, images)
     np.testing.assert_array_equal(targets, labels)
 
 
@@ -271,11 +272,10 @@ def test_digits_are_the_same_where_scikit_learn_keeps_its_file_elsewhere(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: elsewhere)
     other = load_dataset("digits")
     assert other.source == "sklearn.datasets.load_digits()"
-    for ours, theirs in zip(
-        (*digits.train, *digits.test), (*other.train, *other.test), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.dtype == theirs.dtype
+    for ours, theirs in ((digits.train, other.train), (digits.test, other.test)):
+        for one, same in ((ours.inputs, theirs.inputs), (ours.targets, theirs.targets)):
+            np.testing.assert_array_equal(one, same)
+            assert one.dtype == same.dtype
 
 
 def test_digits_import_no_scikit_learn_and_start_no_jax_backend():
@@ -319,22 +319,24 @@ def test_the_four_files_become_training_and_test_in_their_order(folder, name):
     assert data.n_outputs == 10 and data.image_shape == (2, 3)
     # The pixels of image n are 66n, 66n + 11, … 66n + 55, row after row.
     expected = np.array([[66 * n + 11 * pixel for pixel in range(6)] for n in range(4)]) % 256
-    np.testing.assert_array_equal(data.train.inputs, (expected / 255).astype(np.float32))
+    np.testing.assert_array_equal(data.train.inputs, expected)
     assert data.train.targets.tolist() == [5, 0, 9, 1]
-    np.testing.assert_array_equal(data.test.inputs, np.ones((2, 6)))
+    np.testing.assert_array_equal(data.scaling.on_host(data.test.inputs), np.ones((2, 6)))
     assert data.test.targets.tolist() == [3, 7]
     for examples in (data.train, data.test):
-        assert examples.inputs.dtype == np.float32 and examples.targets.dtype == np.int32
+        assert examples.inputs.dtype == np.uint8 and examples.targets.dtype == np.int32
         assert examples.inputs.flags.c_contiguous
 
 
-def test_every_grey_value_is_divided_by_255_and_rounded_once(folder):
+def test_every_grey_value_is_kept_and_its_scaling_is_a_255th_rounded_once(folder):
     greys = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     saved(folder, idx(greys), "train-images-idx3-ubyte")
     saved(folder, idx(greys[:2]), "t10k-images-idx3-ubyte")
-    inputs = load_dataset("mnist", folder).train.inputs
-    exact = (np.arange(256, dtype=np.float64) / 255).astype(np.float32)
-    np.testing.assert_array_equal(inputs.ravel(), exact)
+    data = load_dataset("mnist", folder)
+    np.testing.assert_array_equal(data.train.inputs.ravel(), np.arange(256))
+    # x · (1/255) and x / 255 differ by the rounding of 1/255 and of the product: 2⁻⁵³ each.
+    scaled = data.scaling.on_host(data.train.inputs).ravel()
+    np.testing.assert_allclose(scaled, np.arange(256) / 255, rtol=2**-52, atol=0)
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -356,10 +358,14 @@ def test_a_folder_that_has_a_files_name_is_passed_over(folder):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    assert DATASETS == ("digits", "mnist", "fashion_mnist", "kmnist", "emnist")
+    assert DATASETS == (
+        *("digits", "iris", "wine", "breast_cancer", "diabetes"),
+        *("mnist", "fashion_mnist", "kmnist", "emnist"),
+    )
     assert message_of(ValueError, lambda: load_dataset("fashion-mnist")) == (
         "unknown dataset 'fashion-mnist': did you mean 'fashion_mnist'? expected one of digits, "
-        "mnist, fashion_mnist, kmnist, emnist"
+        "iris, wine, breast_cancer, diabetes, mnist, fashion_mnist, kmnist, emnist, or a file .npz "
+        "or .csv"
     )
 
 
@@ -484,5 +490,5 @@ def test_mnist_is_the_published_one():
     assert data.test.inputs.shape == (10_000, 784) and data.test.targets.shape == (10_000,)
     assert data.train.targets[:5].tolist() == [5, 0, 4, 1, 9]
     for examples, pixels in ((data.train, 1_567_298_545), (data.test, 264_923_200)):
-        assert examples.inputs.dtype == np.float32 and examples.targets.dtype == np.int32
-        assert np.rint(255 * examples.inputs).astype(np.uint8).sum(dtype=np.int64) == pixels
+        assert examples.inputs.dtype == np.uint8 and examples.targets.dtype == np.int32
+        assert examples.inputs.sum(dtype=np.int64) == pixels

@@ -2,5 +2,17 @@
 
 from jaxmlp.data.datasets import DATASETS, load_dataset
 from jaxmlp.data.examples import Dataset, Examples
+from jaxmlp.data.splits import split_stratified
+from jaxmlp.data.standards import standardized
+from jaxmlp.data.weights import class_weights, example_weights
 
-__all__ = ["DATASETS", "Dataset", "Examples", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Examples",
+    "class_weights",
+    "example_weights",
+    "load_dataset",
+    "split_stratified",
+    "standardized",
+]

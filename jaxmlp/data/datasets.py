@@ -1,58 +1,117 @@
-"""The known datasets: from a name to arrays, split into training and test."""
+"""The datasets: from a name or a file to arrays, split into training, validation and test."""
 
-import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from jaxmlp.data.examples import Dataset, Examples, image_dataset
+from jaxmlp.data.assembly import SUFFIXES, is_file_name, read_dataset
+from jaxmlp.data.examples import Dataset, image_dataset
 from jaxmlp.data.files import find_idx_files, idx_file, read_idx_images
 from jaxmlp.data.prepared import PUBLISHED, default_folder, is_prepared, read_prepared
-from jaxmlp.scaling import Scaling
+from jaxmlp.data.scikit_learn import SCIKIT_LEARN, load_scikit_learn
+from jaxmlp.data.splits import with_validation
 from jaxmlp.validation import check_name
 
-DATASETS = ("digits", *PUBLISHED)
-
-_DIGITS_IN_TRAIN = 1437  # four fifths of 1797
+DATASETS = (*SCIKIT_LEARN, *PUBLISHED)
 
 
-def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return a dataset by its name, without any network.
+def load_dataset(
+    name: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    target: str | None = None,
+    validation_fraction: float = 0.0,
+    validation_file: str | os.PathLike[str] | None = None,
+    test_file: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    regression: bool | None = None,
+) -> Dataset:
+    """Return a dataset by its name or from a file, without any network.
 
     "digits" are the 1797 images of 8 × 8 pixels that scikit-learn ships: 1437 for training and 360
-    for testing, by a fixed permutation. "mnist", "fashion_mnist", "kmnist" and "emnist" (its part
-    "balanced", 47 classes, images on their side as published) are read from the four idx files of
-    their publishers, in the files' order, or from where `jaxmlp data prepare` has prepared them, in
-    the order of tensorflow-datasets. The first three name their files alike, so the folder decides
-    which of them is read.
+    for testing, by a fixed permutation. "iris", "wine", "breast_cancer" and "diabetes" (a
+    regression) ship with it too, and a fixed fifth of each is for testing. "mnist",
+    "fashion_mnist", "kmnist" and "emnist" (its part "balanced", 47 classes, images on their side as
+    published) are read from the four idx files of their publishers, in the files' order, or from
+    where `jaxmlp data prepare` has prepared them, in the order of tensorflow-datasets. The first
+    three name their files alike, so the folder decides which of them is read.
+
+    A file .csv is a table under a header, of numbers that are all there. The targets are its column
+    `target`, by default the last. A file .npz has the arrays `inputs`, (N, D) or images (N, rows,
+    columns), and `targets`, (N,) or (N, K); unsigned bytes stay bytes and are scaled to [0, 1].
+    Integers and strings are classes, in their order; numbers with a decimal point, and arrays of
+    floats, are a regression (`jaxmlp.data.labels` has the rule in full). A column or array
+    "sample_weight" weighs the examples, and one "split" of train, validation and test (or 0, 1 and
+    2) says what they are for. Without it all are for training.
 
     Args:
-        name: One of `DATASETS`.
+        name: One of `DATASETS`, or a path that ends in .npz or .csv.
         data_dir: A folder with train-images-idx3-ubyte, train-labels-idx1-ubyte,
             t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (emnist-balanced-train-images-… and
             so on for "emnist"). Each may end in .gz, and may be spelt with a dot, as in
             train-images.idx3-ubyte. Without any of them, a folder with prepared sets, as
             tensorflow-datasets keeps them. By default `preparation.default_folder()`, for prepared
-            sets only. "digits" needs none.
+            sets only. What ships with scikit-learn needs none.
+        target: The name of the targets' column in a file .csv.
+        validation_fraction: The share of the training examples that is kept for validation instead,
+            in [0, 1), drawn by `seed`, with the same share of every class.
+        validation_file: The examples for validation, in a file of the same kind and columns.
+        test_file: The examples for testing, in a file of the same kind and columns.
+        seed: Of the draw.
+        regression: True to take a file's targets as numbers, False as classes.
 
     Returns:
-        The dataset in NumPy arrays: inputs uint8, targets int32.
+        The dataset in NumPy arrays: inputs uint8, float32 or float64, targets int32 classes (N,)
+        or float32 numbers (N, K).
 
     Raises:
-        FileNotFoundError: `data_dir` or a file in it is missing, and the set is not prepared there.
+        FileNotFoundError: `data_dir` or a file in it is missing, and the set is not prepared there;
+            or the named file is missing.
         OSError: `data_dir` is no directory (`NotADirectoryError`), or a file cannot be read.
         ValueError: An unknown name (with the nearest one), no `data_dir` where the set is not
-            prepared in the default folder, or files that are damaged or do not fit each other.
+            prepared in the default folder, files that are damaged or do not fit each other, or an
+            argument that the set does not take.
 
     Example:
-        >>> digits = load_dataset("digits")
-        >>> digits.train.inputs.shape, digits.test.inputs.shape
-        ((1437, 64), (360, 64))
+        >>> digits = load_dataset("digits", validation_fraction=0.1)
+        >>> [part.inputs.shape for part in (digits.train, digits.validation, digits.test)]
+        [(1293, 64), (144, 64), (360, 64)]
+        >>> iris = load_dataset("iris")
+        >>> iris.classes, iris.train.targets.shape, iris.test.targets.shape
+        (('setosa', 'versicolor', 'virginica'), (120,), (30,))
     """
-    check_name("dataset", name, DATASETS)
-    if name == "digits":
-        return _load_digits()
+    if is_file_name(name):
+        _check_none(str(name), "is a file itself", data_dir=data_dir)
+        dataset = read_dataset(name, target, validation_file, test_file, regression)
+        return with_validation(dataset, validation_fraction, seed)
+    try:
+        check_name("dataset", str(name), DATASETS)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a file {' or '.join(SUFFIXES)}") from None
+    name = str(name)
+    _check_none(
+        *(name, "is a known dataset"),
+        target=target,
+        validation_file=validation_file,
+        test_file=test_file,
+        regression=regression,
+    )
+    if name in SCIKIT_LEARN:
+        ships = "ship" if name == "digits" else "ships"
+        _check_none(name, f"{ships} with scikit-learn", data_dir=data_dir)
+        dataset = load_scikit_learn(name)
+    else:
+        dataset = _load_published(name, data_dir)
+    return with_validation(dataset, validation_fraction, seed)
+
+
+def _check_none(name: str, reason: str, **arguments: Any) -> None:
+    for argument, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{argument}: expected none for {name}, which {reason}, got {value}")
+
+
+def _load_published(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     if data_dir is not None:
         return _load_folder(name, Path(data_dir))
     folder = default_folder()
@@ -63,40 +122,6 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
             f"prepare {name} --from DIR` prepares in {folder}, got neither"
         )
     return read_prepared(name, folder)
-
-
-def _load_digits() -> Dataset:
-    path = _digits_file()
-    if path is not None:
-        table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
-        pixels, labels = table[:, :-1], table[:, -1]
-    else:
-        from sklearn.datasets import load_digits
-
-        pixels, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    inputs = pixels.astype(np.uint8)[order]
-    targets = labels.astype(np.int32)[order]
-    return Dataset(
-        name="digits",
-        source="sklearn.datasets.load_digits()" if path is None else str(path),
-        train=Examples(inputs[:_DIGITS_IN_TRAIN], targets[:_DIGITS_IN_TRAIN]),
-        validation=None,
-        test=Examples(inputs[_DIGITS_IN_TRAIN:], targets[_DIGITS_IN_TRAIN:]),
-        classes=tuple("0123456789"),
-        scaling=Scaling(np.float64(0), np.float64(1 / 16)),
-        image_shape=(8, 8),
-    )
-
-
-def _digits_file() -> Path | None:
-    """Return scikit-learn's own file, found without importing it: the import takes a second."""
-    spec = importlib.util.find_spec("sklearn")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder, "datasets", "data", "digits.csv.gz")
-        if path.is_file():
-            return path
-    return None
 
 
 def _load_folder(name: str, folder: Path) -> Dataset:

@@ -10,7 +10,7 @@ from jaxmlp.scaling import PIXELS, Scaling
 class Examples(NamedTuple):
     """Inputs (N, D), targets, and weights (N,) or None.
 
-    The inputs are as they were read: uint8 pixels, or float32. The targets are int32 classes (N,),
+    The inputs are as they were read: uint8, float32 or float64. The targets are int32 classes (N,),
     or float32 numbers (N, K) for a regression. The weights are float32.
     """
 

@@ -153,7 +153,7 @@ def read_prepared(name: str, folder: str | os.PathLike[str] | None = None) -> Da
         folder: The data_dir of tensorflow-datasets; `default_folder()` by default.
 
     Returns:
-        The dataset in NumPy arrays: inputs float32 in [0, 1], targets int32. The images of "emnist"
+        The dataset in NumPy arrays: inputs uint8, targets int32. The images of "emnist"
         lie on their side, rows for columns, as published.
 
     Raises:

@@ -1,0 +1,157 @@
+"""Datasets put together from files of the user's own: one for training, and others if there are."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmlp.data.archives import read_archive
+from jaxmlp.data.contents import Contents, listed
+from jaxmlp.data.examples import Dataset, Examples
+from jaxmlp.data.labels import Kind, encoded, keys, kind_of, numbers
+from jaxmlp.data.splits import subset
+from jaxmlp.data.tables import read_table
+from jaxmlp.scaling import PIXELS
+
+SUFFIXES = (".npz", ".csv")
+
+
+def is_file_name(name: str | os.PathLike[str]) -> bool:
+    """Return whether a dataset's name ends as a file of examples does."""
+    return str(name).lower().endswith(SUFFIXES)
+
+
+def read_dataset(
+    path: str | os.PathLike[str],
+    target: str | None = None,
+    validation_file: str | os.PathLike[str] | None = None,
+    test_file: str | os.PathLike[str] | None = None,
+    regression: bool | None = None,
+) -> Dataset:
+    """Return the dataset of a file .npz or .csv, and of its companions.
+
+    Args:
+        path: The file, as `load_dataset` describes it.
+        target: The column of the targets, by default the last; for .csv only.
+        validation_file: Examples for validation, in a file of the same kind.
+        test_file: Examples for testing, in a file of the same kind.
+        regression: Whether the targets are numbers; by default the rule of `jaxmlp.data.labels`.
+
+    Returns:
+        The dataset. Where neither a `split` nor a file says which examples are for validation or
+        for testing, there are none.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is damaged, or they do not fit each other.
+    """
+    contents = _read(path, target)
+    kind = kind_of(contents, regression)
+    train_rows = contents.rows_of("train")
+    if train_rows is not None and not len(train_rows):
+        raise ValueError(f"{contents.path}: expected rows for training in split, got none")
+    classes: list[Any] | None = None
+    if kind != "numbers":
+        known = keys(contents, kind)
+        trained = known if train_rows is None else [known[row] for row in train_rows]
+        classes = sorted(set(trained))
+        if len(classes) < 2:
+            raise ValueError(
+                f"{contents.path}: expected examples of at least two classes for training, got "
+                f"{classes[0]!r} only (regression=True takes integers as numbers)"
+            )
+    whole = _examples(contents, kind, classes)
+    train = whole if train_rows is None else subset(whole, train_rows)
+    if train.weights is not None and not train.weights.any():
+        raise ValueError(
+            f"{contents.path}: expected a training example with a sample_weight above 0, got none"
+        )
+    width = 1 if classes is not None else whole.targets.shape[1]
+    parts: dict[str, Examples | None] = {}
+    for part, file in (("validation", validation_file), ("test", test_file)):
+        rows = contents.rows_of(part)
+        parts[part] = None if rows is None or not len(rows) else subset(whole, rows)
+        if file is not None:
+            if parts[part] is not None:
+                raise ValueError(
+                    f"{part}_file: expected none where the split of {contents.path} has "
+                    f"{part} examples, got {file}"
+                )
+            parts[part] = _companion(contents, part, file, kind, classes, width)
+    return Dataset(
+        name=contents.path.stem,
+        source=str(contents.path),
+        train=train,
+        validation=parts["validation"],
+        test=parts["test"],
+        classes=None if classes is None else tuple(map(str, classes)),
+        features=contents.features,
+        scaling=PIXELS if contents.inputs.dtype == np.uint8 else None,
+        image_shape=contents.image_shape,
+    )
+
+
+def _read(path: str | os.PathLike[str], target: str | None) -> Contents:
+    path = Path(path).expanduser()
+    if path.suffix.lower() == ".csv":
+        return read_table(path, target)
+    if target is not None:
+        raise ValueError(
+            f"target: expected none for {path}, whose targets are its array 'targets', got "
+            f"{target!r}"
+        )
+    return read_archive(path)
+
+
+def _examples(contents: Contents, kind: Kind, classes: list[Any] | None) -> Examples:
+    targets = numbers(contents) if classes is None else encoded(contents, kind, classes)
+    return Examples(contents.inputs, targets, contents.weights)
+
+
+def _companion(
+    first: Contents,
+    part: str,
+    file: str | os.PathLike[str],
+    kind: Kind,
+    classes: list[Any] | None,
+    width: int,
+) -> Examples:
+    """Return the examples of a file that goes with the one for training."""
+    suffix = first.path.suffix.lower()
+    if Path(file).suffix.lower() != suffix:
+        raise ValueError(f"{part}_file: expected a file {suffix}, as {first.path}, got {file}")
+    contents = _read(file, first.target)
+    path = contents.path
+    if contents.split is not None:
+        raise ValueError(f"{path}: expected no split in a file for {part} alone, got one")
+    if first.features is not None and contents.features is not None:
+        for name in first.features:
+            if name not in contents.features:
+                raise ValueError(
+                    f"{path}: expected a column {name!r}, as in {first.path}, got none"
+                )
+        if more := [name for name in contents.features if name not in first.features]:
+            raise ValueError(
+                f"{path}: expected the columns of {first.path} alone, got also {listed(more)}"
+            )
+        order = [contents.features.index(name) for name in first.features]
+        contents = contents._replace(inputs=contents.inputs[:, order])
+    expected, got = first.inputs, contents.inputs
+    if got.shape[1] != expected.shape[1] or contents.image_shape != first.image_shape:
+        raise ValueError(
+            f"{path}: expected inputs of shape {first.image_shape or expected.shape[1:]}, as in "
+            f"{first.path}, got {contents.image_shape or got.shape[1:]}"
+        )
+    if (got.dtype == np.uint8) is not (expected.dtype == np.uint8):
+        raise ValueError(
+            f"{path}: expected inputs of {expected.dtype}, as in {first.path}, got {got.dtype}"
+        )
+    examples = _examples(contents, kind, classes)
+    if classes is None:
+        if examples.targets.shape[1] != width:
+            raise ValueError(
+                f"{path}: expected targets of {width} columns, as in {first.path}, got "
+                f"{examples.targets.shape[1]}"
+            )
+    return examples
