@@ -72,6 +72,7 @@ ROOMS = [
     "verification",
     "data",
     "training",
+    "plots",
     "cli",
     "__main__",
 ]
