@@ -268,6 +268,7 @@ def test_names_are_shown_as_they_are():
     names = ["$x^2$", "two\nlines", "日本"]
     figure = confusion_matrix_figure(np.eye(3, dtype=int), names)
     assert {"$x^2$", "two lines", "日本"} <= set(shown_text(figure))
+    assert not any(label.get_parse_math() for label in figure.axes[0].get_xticklabels())
 
 
 def test_a_name_that_the_font_lacks_warns_nobody(tmp_path):
@@ -544,12 +545,13 @@ def test_a_single_output_tells_the_second_of_two_classes(tmp_path, monkeypatch):
     matrix, wrong = seen(monkeypatch, "confusion_matrix"), seen(monkeypatch, "confident_mistakes")
     network = Network((2, 1), loss="sigmoid_binary_cross_entropy")
     params = (Layer(np.array([[2.0, -2.0]], np.float32), np.zeros(1, np.float32)),)
-    examples = Examples(np.eye(2, dtype=np.float32), np.array([1, 1], np.int32))
+    inputs = np.eye(2, dtype=np.float32)[[0, 0, 1]]
+    examples = Examples(inputs, np.array([1, 1, 1], np.int32))
     draw(
         tmp_path, network=network, params=params, examples=examples, classes=["no", "yes"],
         image_shape=(1, 2), scaling=None,
     )  # fmt: skip
-    np.testing.assert_array_equal(matrix[0][0][0], [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(matrix[0][0][0], [[0, 0], [1, 2]])
     np.testing.assert_allclose(wrong[0][0][4], 1 / (1 + np.exp(-2)), rtol=1e-6)
 
 
