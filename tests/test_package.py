@@ -10,7 +10,9 @@ import pytest
 import jaxmlp
 
 PACKAGE = Path(jaxmlp.__file__).parent
-HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy", "orbax", "tyro")
+HEAVY = (
+    "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy", "orbax", "tyro", "rich",
+)  # fmt: skip
 
 
 def python(code, *options):
@@ -73,6 +75,7 @@ ROOMS = [
     "data",
     "training",
     "plots",
+    "progress",
     "cli",
     "__main__",
 ]
