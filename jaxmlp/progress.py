@@ -68,7 +68,6 @@ class Progress:
         self._steps = steps_per_epoch
         self._bar: Bar | None = None
         self._every = 1
-        self._moved = False
         self._compiled = False
         self._unsaid: Mapping[str, float] | None = None
 
@@ -115,7 +114,7 @@ class Progress:
         if figure := _figure(record):
             fields["figure"] = figure
         self._update(epoch, 0, fields)
-        if epoch % self._every == 0 or epoch == self._epochs:
+        if epoch % self._every == 0:
             self._say(epoch_line(record, self._epochs))
             self._unsaid = None
         else:
@@ -124,14 +123,13 @@ class Progress:
     def _update(self, epochs: int, steps: int, fields: Mapping[str, Any]) -> None:
         if self._bar is None:
             return
-        task = self._bar.task_ids[0]
-        completed = epochs * self._steps + steps
-        if not self._moved:  # what was done before a run was resumed took no time of this one
-            self._bar.reset(task, completed=completed)
-            self._moved = True
         epoch = min(epochs + (steps > 0), self._epochs)
-        name = f"epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}"
-        self._bar.update(task, description=name, completed=completed, **fields)
+        self._bar.update(
+            self._bar.task_ids[0],
+            description=f"epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}",
+            completed=epochs * self._steps + steps,
+            **fields,
+        )
 
     def _say(self, text: str) -> None:
         if self._bar is not None:

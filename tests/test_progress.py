@@ -98,9 +98,9 @@ def test_where_there_is_no_terminal_every_epoch_has_a_line(capsys):
 
 def test_lines_are_shown_on_a_terminal_that_cannot_draw(terminal, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    train(terminal, "auto", 2)
+    train(terminal, "auto", 60)
     assert "\x1b" not in terminal.getvalue()
-    assert numbers(shown(terminal)) == [1, 2]
+    assert numbers(shown(terminal)) == list(range(1, 61))
 
 
 @pytest.mark.parametrize("mode", ["lines", "bar"])
@@ -219,6 +219,22 @@ def test_what_others_print_stands_above_the_bar(terminal):
         show.moved(0, 1)
         print("a line [of] somebody else")
     assert "a line [of] somebody else" in shown(terminal)
+
+
+def test_names_are_shown_as_they_are(terminal):
+    with showing(terminal, "bar", 1) as show:
+        show.finished_epoch({"epoch": 1, "[b]_loss": 1.0})
+    assert "epoch 1/1  [b] loss 1.0000" in shown(terminal)
+
+
+@pytest.mark.parametrize("method", ["write", "flush"])
+@pytest.mark.parametrize("error", [BrokenPipeError, OSError])  # OSError: a terminal that is gone
+def test_a_terminal_that_goes_disturbs_nobody(method, error, terminal, monkeypatch):
+    def gone(*_):
+        raise error
+
+    monkeypatch.setattr(terminal, method, gone)
+    train(terminal, "bar", 3)
 
 
 def test_an_unknown_mode_is_refused():
