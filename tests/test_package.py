@@ -11,15 +11,9 @@ import jaxmlp
 
 PACKAGE = Path(jaxmlp.__file__).parent
 HEAVY = (
-    "tensorflow",
-    "tensorflow_datasets",
-    "matplotlib",
-    "sklearn",
-    "scipy",
-    "orbax",
-    "tyro",
+    "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy", "orbax", "tyro", "rich",
     "onnx",
-)
+)  # fmt: skip
 
 
 def python(code, *options):
@@ -84,6 +78,8 @@ ROOMS = [
     "training",
     "exports",
     "environment",
+    "plots",
+    "progress",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,33 @@
+"""Pictures of a run: learning curves, mistakes, weights. Drawn by matplotlib into PNG files.
+
+Each picture has a function that returns its `Figure`, and one that writes that figure to a file.
+Figures are made without pyplot, so that no window opens and no setting of the caller's changes,
+and in matplotlib's own defaults, so that none of the caller's shows. Where there is nothing to
+draw, the figure is None and no file is written.
+"""
+
+from jaxmlp.plots.confusion import confusion_matrix, confusion_matrix_figure
+from jaxmlp.plots.curves import learning_curves, learning_curves_figure
+from jaxmlp.plots.images import (
+    confident_mistakes,
+    confident_mistakes_figure,
+    first_layer_weights,
+    first_layer_weights_figure,
+)
+from jaxmlp.plots.regression import predicted_against_true, predicted_against_true_figure
+from jaxmlp.plots.run import PICTURES, draw_run
+
+__all__ = [
+    "PICTURES",
+    "confident_mistakes",
+    "confident_mistakes_figure",
+    "confusion_matrix",
+    "confusion_matrix_figure",
+    "draw_run",
+    "first_layer_weights",
+    "first_layer_weights_figure",
+    "learning_curves",
+    "learning_curves_figure",
+    "predicted_against_true",
+    "predicted_against_true_figure",
+]
