@@ -255,6 +255,10 @@ def test_the_data_sets_are_listed_with_where_they_are(command, monkeypatch):
     assert status == 0
     assert output == (
         "digits         ships with scikit-learn\n"
+        "iris           ships with scikit-learn\n"
+        "wine           ships with scikit-learn\n"
+        "breast_cancer  ships with scikit-learn\n"
+        "diabetes       ships with scikit-learn\n"
         "mnist          not prepared in here\n"
         "fashion_mnist  not prepared in here\n"
         "kmnist         prepared in there\n"

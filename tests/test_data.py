@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
-from jaxmlp.data import DATASETS, load_dataset
+import jaxmlp.data
+from jaxmlp.data import DATASETS
 from jaxmlp.data.files import read_idx
+
+# Whether a dataset has a part for testing, say, a type checker cannot tell.
+load_dataset: Any = jaxmlp.data.load_dataset
 
 MNIST_DIR = os.environ.get("JAXMLP_MNIST_DIR")
 
@@ -292,6 +297,72 @@ def test_digits_import_no_scikit_learn_and_start_no_jax_backend():
         check=False,
     )
     assert result.stdout.split("\n") == ["digits", "[]", ""], result.stderr
+
+
+# ------------------------------------------------------------------- scikit-learn's other sets
+
+SMALL = {"iris": (150, 4, 3), "wine": (178, 13, 3), "breast_cancer": (569, 30, 2)}
+
+
+@pytest.mark.parametrize("name", [*SMALL, "diabetes"])
+def test_scikit_learns_sets_are_its_own_and_split_for_good(name):
+    import sklearn.datasets
+
+    options = {"scaled": False} if name == "diabetes" else {}
+    bunch = getattr(sklearn.datasets, f"load_{name}")(**options)
+    data = load_dataset(name)
+    assert (data.name, data.validation, data.scaling) == (name, None, None)
+    assert data.features == tuple(bunch.feature_names)
+    ours = [
+        np.column_stack([part.inputs, part.targets.ravel()]) for part in (data.train, data.test)
+    ]
+    theirs = np.column_stack([bunch.data, bunch.target])
+    together = np.concatenate(ours)
+    np.testing.assert_array_equal(together[np.lexsort(together.T)], theirs[np.lexsort(theirs.T)])
+    assert len(ours[1]) == round(len(theirs) / 5)
+    if name == "diabetes":
+        assert data.classes is None and data.n_outputs == 1
+        assert data.train.targets.shape == (354, 1) and data.train.targets.dtype == np.float32
+    else:
+        assert data.classes == tuple(bunch.target_names)
+        assert data.train.targets.dtype == np.int32
+        assert (len(theirs), data.train.inputs.shape[1], data.n_outputs) == SMALL[name]
+        quota = np.bincount(bunch.target) / 5
+        assert (abs(np.bincount(data.test.targets) - quota) < 1).all()
+
+
+def test_the_fifth_for_testing_is_pinned():
+    # Figures of past runs compare only while the split stays what it is.
+    sums = {"iris": 417.9, "wine": 31644.36, "breast_cancer": 206106.05, "diabetes": 54711.596}
+    for name, total in sums.items():
+        assert load_dataset(name).test.inputs.sum() == pytest.approx(total, abs=0.001)
+
+
+def test_scikit_learns_sets_are_the_same_where_it_keeps_its_files_elsewhere(monkeypatch, tmp_path):
+    import sklearn.datasets  # noqa: F401  before find_spec is replaced
+
+    names = (*SMALL, "diabetes")
+    before = [load_dataset(name) for name in names]
+    elsewhere = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: elsewhere)
+    for name, data in zip(names, before, strict=True):
+        other = load_dataset(name)
+        assert other.source == f"sklearn.datasets.load_{name}()"
+        for ours, theirs in ((data.train, other.train), (data.test, other.test)):
+            np.testing.assert_array_equal(ours.inputs, theirs.inputs)
+            np.testing.assert_array_equal(ours.targets, theirs.targets)
+            assert ours.targets.dtype == theirs.targets.dtype
+
+
+def test_a_known_set_takes_no_option_that_is_for_files(tmp_path):
+    for option in ("target", "validation_file", "test_file", "regression"):
+        text = message_of(ValueError, lambda option=option: load_dataset("iris", **{option: "x"}))
+        assert text == f"{option}: expected none for iris, which is a known dataset, got x"
+    for name, ships in (("digits", "ship"), ("wine", "ships")):
+        text = message_of(ValueError, lambda name=name: load_dataset(name, "folder"))
+        assert text == (
+            f"data_dir: expected none for {name}, which {ships} with scikit-learn, got folder"
+        )
 
 
 # -------------------------------------------------------------------------------------- MNIST

@@ -120,6 +120,7 @@ def test_what_was_prepared_is_read_back_from_the_records_and_from_the_arrays(sou
     assert decoded(target).exists()  # the first reading made it anew
     assert fast.name == "mnist" and fast.source == str(result.folder)
     assert fast.n_outputs == 10 and fast.image_shape == (28, 28)
+    assert fast.test is not None
     for examples, part in ((fast.train, PARTS[0]), (fast.test, PARTS[1])):
         assert examples.inputs.dtype == np.uint8 and examples.targets.dtype == np.int32
         assert read_rows(examples) == rows(*part)
@@ -659,6 +660,7 @@ def test_mnist_read_back_is_the_idx_files_as_a_multiset_in_the_official_order(
     assert not result.already and (result.n_train, result.n_test) == (60_000, 10_000)
     assert result.compared_with == "the hash of the published content"
     data = read_prepared("mnist", tmp_path)
+    assert data.test is not None
     # The official preparation's first labels.
     assert data.train.targets[:10].tolist() == [4, 1, 0, 7, 8, 1, 2, 7, 1, 6]
     for part, examples, n in (("train", data.train, 60_000), ("t10k", data.test, 10_000)):

@@ -25,7 +25,7 @@ Kind = Literal["numbers", "integers", "names"]
 
 MAX_INTEGER_CLASSES = 100
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")  # as many as int() takes
 _MISSING = ("", "NA", "N/A", "NaN", "nan")
 
 
