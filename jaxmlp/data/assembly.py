@@ -1,15 +1,16 @@
 """Datasets put together from files of the user's own: one for training, and others if there are."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxmlp.data.archives import read_archive
 from jaxmlp.data.contents import Contents, listed
 from jaxmlp.data.examples import Dataset, Examples
-from jaxmlp.data.labels import Kind, encoded, keys, kind_of, numbers
+from jaxmlp.data.labels import Kind, encoded, is_integer, keys, kind_of, numbers
 from jaxmlp.data.splits import subset
 from jaxmlp.data.tables import read_table
 from jaxmlp.scaling import PIXELS
@@ -90,6 +91,65 @@ def read_dataset(
         scaling=PIXELS if contents.inputs.dtype == np.uint8 else None,
         image_shape=contents.image_shape,
     )
+
+
+class Expected(NamedTuple):
+    """What a model expects of examples: how many inputs and outputs, and their names.
+
+    `classes` and `features` are None where there are none; `target` is the column of the targets,
+    None for the last.
+    """
+
+    n_inputs: int
+    n_outputs: int
+    classes: Sequence[str] | None
+    features: Sequence[str] | None = None
+    target: str | None = None
+
+
+def read_examples(path: str | os.PathLike[str], expected: Expected) -> Examples:
+    """Return all examples of a file .npz or .csv for a model that is trained already.
+
+    Args:
+        path: The file, as `load_dataset` describes it. A table's columns may be in another order,
+            and columns that the model does not know are passed over.
+        expected: What the model expects.
+
+    Returns:
+        The examples.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged, or not what the model expects.
+    """
+    contents = _read(path, expected.target if str(path).lower().endswith(".csv") else None)
+    if expected.features is not None and contents.features is not None:
+        contents = _with_features(contents, expected.features)
+    if contents.inputs.shape[1] != expected.n_inputs:
+        raise ValueError(
+            f"{contents.path}: expected {expected.n_inputs} inputs, got {contents.inputs.shape[1]}"
+        )
+    if expected.classes is None:
+        examples = _examples(contents, "numbers", None)
+        if examples.targets.shape[1] != expected.n_outputs:
+            raise ValueError(
+                f"{contents.path}: expected targets of {expected.n_outputs} columns, got "
+                f"{examples.targets.shape[1]}"
+            )
+        return examples
+    if all(is_integer(name) for name in expected.classes):
+        return _examples(contents, "integers", [int(name) for name in expected.classes])
+    return _examples(contents, "names", list(expected.classes))
+
+
+def _with_features(contents: Contents, features: Sequence[str]) -> Contents:
+    """Return the contents with these columns as inputs, in this order."""
+    assert contents.features is not None
+    for name in features:
+        if name not in contents.features:
+            raise ValueError(f"{contents.path}: expected a column {name!r}, got none")
+    order = [contents.features.index(name) for name in features]
+    return contents._replace(inputs=contents.inputs[:, order], features=tuple(features))
 
 
 def _read(path: str | os.PathLike[str], target: str | None) -> Contents:

@@ -100,6 +100,11 @@ def _kind_of_array(contents: Contents, targets: np.ndarray, regression: bool | N
     return "integers"
 
 
+def is_integer(text: str) -> bool:
+    """Return whether a string is an integer, and so a class of its own kind."""
+    return _INTEGER.fullmatch(text) is not None
+
+
 def check_present(contents: Contents) -> None:
     """Raise ValueError with the first string among the targets that stands for a missing one."""
     missing = set(contents.targets).intersection(_MISSING)

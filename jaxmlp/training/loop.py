@@ -60,7 +60,7 @@ class Snapshot(NamedTuple):
 
     `epoch` counts the epochs completed, `step` the steps done of the next one and `total` all steps
     done; `progress` holds the figures of the unfinished epoch and `seconds` its time. `history` has
-    the record of every completed epoch. The order of the examples and the masks follow from the key
+    the record of every epoch, and grows with the training. The order of the examples and the masks follow from the key
     and these numbers. The arrays of `state` and `progress` are donated to the steps that follow:
     copy what must outlive them.
     """
@@ -72,7 +72,7 @@ class Snapshot(NamedTuple):
     progress: Progress
     best: Best | None = None
     seconds: float = 0.0
-    history: tuple[Record, ...] = ()
+    history: Sequence[Record] = ()
 
 
 class Fit(NamedTuple):
@@ -289,6 +289,7 @@ class _Training:
         self.regularization = settings.regularization(network, self.wide)
         self.key = None if self.regularization.dropout is None else key
         self.per_second = _FIRST_PIECE / _PIECE_SECONDS  # steps
+        self.history: list[Record] = []  # grows: a tuple anew each epoch would be quadratic
 
     def run(
         self,
@@ -298,6 +299,7 @@ class _Training:
     ) -> Fit:
         """Return the network trained from the snapshot on."""
         compiling = None
+        self.history = list(snapshot.history)
         if not self._done(snapshot):
             snapshot, compiling = self._compiled(snapshot)
         while not self._done(snapshot):
@@ -315,7 +317,7 @@ class _Training:
         best, state = snapshot.best, snapshot.state
         model = self._model(state) if best is None else cast(best.params, self.dtype)
         epoch = snapshot.epoch if best is None else best.epoch
-        return Fit(model, state.optimizer_state, list(snapshot.history), epoch)
+        return Fit(model, state.optimizer_state, self.history, epoch)
 
     def _compiled(self, snapshot: Snapshot) -> tuple[Snapshot, float]:
         """Return the snapshot after no step at all, and the seconds that compiling took."""
@@ -402,6 +404,7 @@ class _Training:
         record |= {"seconds": seconds, "examples_per_second": self.n_examples / seconds}
         if compiling is not None:
             record["compile_seconds"] = compiling
+        self.history.append(record)
         return Snapshot(
             epoch=epoch,
             step=0,
@@ -409,7 +412,7 @@ class _Training:
             state=snapshot.state,
             progress=no_progress(self.dtype),
             best=self._best(snapshot.best, model, record),
-            history=(*snapshot.history, record),
+            history=self.history,
         ), record
 
     def _best(self, best: Best | None, model: Parameters, record: Record) -> Best | None:

@@ -1,0 +1,62 @@
+"""The `jaxmlp` command: it composes the rooms of the library and holds nothing else.
+
+Exit status: 0 good, 1 a run or a check failed, 2 bad usage or bad input; 130 and 143 where Ctrl-C
+or SIGTERM ended a run, saved.
+"""
+
+import sys
+from typing import Annotated, Any
+
+import tyro
+
+import jaxmlp
+from jaxmlp.cli.console import warn
+from jaxmlp.cli.data import Data, List, Prepare, list_data, prepare_data
+from jaxmlp.cli.info import Info, info
+from jaxmlp.cli.models import Evaluate, Export, Predict, evaluate, export, predict
+from jaxmlp.cli.train import Train, resumed_options, train
+from jaxmlp.cli.verify import Verify, verify
+
+_Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+)
+
+_RUN = {
+    Train: train,
+    Evaluate: evaluate,
+    Predict: predict,
+    Export: export,
+    Verify: verify,
+    List: list_data,
+    Prepare: prepare_data,
+    Info: info,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the `jaxmlp` command with these arguments, by default the process's, and exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(jaxmlp.__version__)
+        return
+    command: Any = tyro.cli(
+        _Command,  # pyright: ignore[reportArgumentType]
+        prog="jaxmlp",
+        args=arguments,
+        description="Multi-layer perceptrons in JAX with gradients derived by hand, and proved.",
+        config=(tyro.conf.OmitArgPrefixes,),
+        **resumed_options(arguments),
+    )
+    if isinstance(command, Data):
+        command = command.action
+    try:
+        _RUN[type(command)](command)
+    except KeyboardInterrupt:
+        warn("interrupted")
+        sys.exit(130)

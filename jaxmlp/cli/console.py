@@ -1,0 +1,114 @@
+"""What every command shares: lines that reach the user, exit statuses, and the choice of device."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+
+
+def warn(message: object) -> None:
+    """Print a line to standard error, and go on."""
+    print(f"jaxmlp: {message}", file=sys.stderr, flush=True)
+
+
+def fail(message: object, status: int) -> NoReturn:
+    """Print a sentence to standard error, and exit with this status."""
+    warn(message)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def bad_input() -> Iterator[None]:
+    """Exit 2 with one sentence where the input does not allow what is done inside."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        fail(_sentence(error), 2)
+
+
+@contextlib.contextmanager
+def failing_run(device: Any) -> Iterator[None]:
+    """Exit 1 with one sentence where what is done inside fails, though its input was right."""
+    try:
+        yield
+    except (FloatingPointError, OSError) as error:
+        fail(_sentence(error), 1)
+    except MemoryError as error:
+        fail(f"out of memory: {error}", 1)
+    except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
+        fail(f"{device.device_kind}: {_sentence(error)}", 1)
+
+
+def _sentence(error: Exception) -> str:
+    """Return the first line of what an error says, a file's name in front where it has one."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def select_device(choice: str) -> Any:
+    """Return the device to compute on.
+
+    Args:
+        choice: "auto" for JAX's own choice, "cpu" or "gpu".
+
+    Raises:
+        ValueError: A GPU is asked for and there is none, or JAX cannot start at all.
+    """
+    if choice == "cpu":  # do not start, nor take the memory of, any other
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        return jax.devices("gpu" if choice == "gpu" else None)[0]
+    except (RuntimeError, AssertionError) as error:
+        if choice == "gpu":
+            raise ValueError(
+                "device: expected a GPU that JAX can use, got none; is the CUDA extra installed "
+                '(pip install "jaxmlp[cuda13]")? `jaxmlp info` says what is there'
+            ) from error
+        reason = str(error).splitlines() or ["it has no platform to start"]
+        raise ValueError(f"device: JAX cannot start here: {reason[0]}") from error
+
+
+def use_compile_cache(folder: Path) -> None:
+    """Keep compiled programs of any size in a folder, for the next process.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"compile_cache: cannot make the folder {folder}: {error.strerror}"
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def check_new_file(name: str, path: Path, overwrite: bool) -> None:
+    """Raise OSError where a file cannot be written there, or must not be.
+
+    Raises:
+        FileExistsError: There is one, and it is not to be overwritten.
+        IsADirectoryError: There is a folder.
+        NotADirectoryError: The folder it would be in is a file.
+        FileNotFoundError: The folder it would be in is missing.
+        PermissionError: The folder cannot be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{name}: expected a file, got {path}, which is a folder")
+    if not path.parent.exists():
+        raise FileNotFoundError(f"{name}: expected a file in a folder that exists, got {path}")
+    if not path.parent.is_dir():
+        raise NotADirectoryError(f"{name}: expected a file in a folder, got {path}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{name}: expected a new file, got {path}, which exists (--overwrite replaces it)"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{name}: cannot write in {path.parent}")
