@@ -60,9 +60,9 @@ class Snapshot(NamedTuple):
 
     `epoch` counts the epochs completed, `step` the steps done of the next one and `total` all steps
     done; `progress` holds the figures of the unfinished epoch and `seconds` its time. `history` has
-    the record of every epoch, and grows with the training. The order of the examples and the masks follow from the key
-    and these numbers. The arrays of `state` and `progress` are donated to the steps that follow:
-    copy what must outlive them.
+    the record of every epoch, and grows with the training. The order of the examples and the masks
+    follow from the key and these numbers. The arrays of `state` and `progress` are donated to the
+    steps that follow: copy what must outlive them.
     """
 
     epoch: int
