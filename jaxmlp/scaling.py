@@ -77,10 +77,9 @@ def standardization(inputs: np.ndarray, weights: np.ndarray | None = None) -> Sc
     """
     if weights is not None:
         inputs, weights = inputs[weights > 0], weights[weights > 0]
-    mean = np.average(inputs, axis=0, weights=weights).astype(np.float64)
-    spread = np.sqrt(
-        np.average(np.square(np.subtract(inputs, mean, dtype=np.float64)), axis=0, weights=weights)
-    )
+    inputs = inputs.astype(np.float64)
+    mean = np.average(inputs, axis=0, weights=weights)
+    spread = np.sqrt(np.average(np.square(inputs - mean), axis=0, weights=weights))
     # What is left of a constant column after its mean is taken away is rounding.
     constant = spread <= 10 * np.finfo(np.float64).eps * np.abs(mean)
     return Scaling(mean, 1 / np.where(constant, 1, spread))
