@@ -33,10 +33,11 @@ def bare(network: jaxmlp.Network, rate: float) -> tuple[optax.GradientTransforma
     @jax.jit
     def epoch(params, state, inputs, targets, order):
         def step(carry, rows):
+            params: Any
             params, state = carry
             batch = Batch(PIXELS.on_device(inputs[rows], jnp.float32), targets[rows], None)
             result = pass_batch(network, params, batch)
-            gradient = mean_gradient(network, params, result, None)
+            gradient: Any = mean_gradient(network, params, result, None)
             updates, state = optimizer.update(gradient, state, params)
             return (optax.apply_updates(params, updates), state), None
 
