@@ -31,15 +31,15 @@ def bare(network: jaxmlp.Network, rate: float) -> tuple[optax.GradientTransforma
     optimizer = optax.sgd(rate)
 
     @jax.jit
-    def epoch(params, state, inputs, targets, order):
-        def step(carry, rows):
-            params: Any
+    def epoch(params: Any, state: Any, inputs: Any, targets: Any, order: Any) -> Any:
+        def step(carry: Any, rows: Any) -> Any:
             params, state = carry
             batch = Batch(PIXELS.on_device(inputs[rows], jnp.float32), targets[rows], None)
             result = pass_batch(network, params, batch)
             gradient: Any = mean_gradient(network, params, result, None)
             updates, state = optimizer.update(gradient, state, params)
-            return (optax.apply_updates(params, updates), state), None
+            moved: Any = optax.apply_updates(params, updates)
+            return (moved, state), None
 
         return jax.lax.scan(step, (params, state), order)[0]
 
@@ -60,7 +60,7 @@ def main() -> None:
     n_steps = len(data.train.targets) // size  # whole batches: a scan takes no ragged one
     x, t = data.train.inputs[: n_steps * size], data.train.targets[: n_steps * size]
     network = jaxmlp.Network((784, options.hidden, 10), "relu")
-    params = jaxmlp.init(network, jax.random.key(0))
+    params: Any = jaxmlp.init(network, jax.random.key(0))
     key = jax.random.key(1)
     words = np.asarray(jax.random.key_data(key)).tolist()
     orders = [
