@@ -7,7 +7,7 @@ import optax
 import pytest
 from cases import assert_close, in_dtype
 
-from jaxmlp import Network, evaluate, fit, init
+from jaxmlp import Network, evaluate, fit, init, loss_and_gradient
 from jaxmlp.batch import Batch
 from jaxmlp.training.optimizers import (
     OPTIMIZERS,
@@ -101,6 +101,15 @@ def test_every_step_draws_other_masks_and_every_key_too():
     plain = train(learning_rate=1e-30).history
     losses = [record["train_loss"] for record in plain]
     assert max(losses) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_an_example_meets_other_masks_in_every_epoch():
+    # One example has one order: with parameters that stand still only the masks are left.
+    fitted = fit(
+        NETWORK, start(), X[:1], T[:1], key=jax.random.key(1), dropout=0.5, optimizer="sgd",
+        learning_rate=1e-30, epochs=6,
+    )  # fmt: skip
+    assert len({record["train_loss"] for record in fitted.history}) > 3
 
 
 def test_dropout_is_not_applied_where_the_network_is_evaluated():
@@ -350,6 +359,18 @@ def test_the_gradient_norm_is_that_of_the_mean_loss():
     assert fitted.history[0]["gradient_norm"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_gradient_norm_of_an_epoch_is_the_mean_of_every_16th_step_s():
+    fitted = train(batch_size=1, learning_rate=1e-30, epochs=1)
+    words = [int(word) for word in jax.random.key_data(jax.random.key(1))]
+    order = np.random.default_rng([*words, 0]).permutation(20)
+    norms = []
+    for row in order[[0, 16]]:
+        rows = slice(row, row + 1)
+        _, gradient = loss_and_gradient(NETWORK, start(), X[rows], T[rows])
+        norms.append(float(optax.tree.norm(gradient)))
+    assert fitted.history[0]["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-5)
+
+
 def test_compiling_is_timed_apart_and_once():
     fitted = train(Network((4, 7, 3), "softplus"), epochs=3)
     assert [("compile_seconds" in record) for record in fitted.history] == [True, False, False]
@@ -373,7 +394,7 @@ def test_compiling_is_timed_apart_and_once():
         ({"optimizer_settings": {"b2": 1}}, "optimizer_settings: b2: expected a number in [0, 1),"),
         (
             {"optimizer_settings": {"b2": 1 - 1e-9}},
-            "optimizer_settings: b2: expected a number in [0, 1), got 0.999999999, which float32 ro",
+            "optimizer_settings: b2: expected a number in [0, 1), got 0.999999999, which float32 r",
         ),
         ({"optimizer_settings": {"eps": -1}}, "optimizer_settings: eps: expected a number of at "),
         (

@@ -432,6 +432,28 @@ def test_uint8_inputs_and_batches_larger_than_the_data_are_taken():
     jax.tree.map(np.testing.assert_array_equal, whole[0].params, whole[1].params)
 
 
+def test_bytes_are_scaled_on_the_device_as_numbers_are_on_the_host_and_evaluations_too():
+    x = (20 * (X - X.min())).astype(np.uint8)
+    scaling = Scaling(np.arange(4.0), np.float64(1 / 50))
+    plain = (x - np.arange(4.0)) / 50
+    fitted = [
+        train_on(inputs, scaling=given, evaluation={"all": (inputs, T, W)})
+        for inputs, given in ((x, scaling), (x.astype(int), scaling), (plain, None))
+    ]
+    for other in fitted[:2]:
+        # Forty float32 steps of sgd from inputs that differ in the last digit.
+        assert_close(other.params, fitted[2].params, 1e-5)
+        metrics = evaluate(NETWORK, other.params, plain, T, W)
+        assert other.history[-1]["all_loss"] == pytest.approx(metrics.loss, rel=1e-5)
+
+
+def train_on(inputs, **settings):
+    return fit(
+        NETWORK, start(), inputs, T, key=jax.random.key(1), batch_size=BATCH_SIZE, epochs=10,
+        optimizer="sgd", learning_rate=0.1, **settings,
+    )  # fmt: skip
+
+
 # Bad arguments.
 
 

@@ -67,8 +67,8 @@ class Checkpoints:
         """Write a checkpoint of the snapshot, unless the last one is of the same step.
 
         Raises:
-            OSError: It cannot be written, or the folder holds a later one: what was there before is as
-            it was.
+            OSError: It cannot be written: what was there before is as it was.
+            FileExistsError: As an OSError, too: the folder holds a checkpoint of a later step.
         """
         if self._saved == snapshot.total:
             return
@@ -136,6 +136,10 @@ class Checkpoints:
         Returns:
             The snapshot, with arrays on the default device, or None where there is none; and the
             warnings.
+
+        Raises:
+            MemoryError: There is too little of it.
+            PermissionError: A checkpoint may not be read.
         """
         warnings = []
         if not self.folder.is_dir():
