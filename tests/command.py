@@ -1,14 +1,15 @@
 """What the tests of the command share: small files of data, runs trained on them, processes."""
 
+import gzip
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from files import idx
 
 TINY = ("--hidden", "4", "--batch-size", "16", "--epochs", "2", "--no-pictures")
 ANIMALS = ("cat", "dog", "owl")
@@ -49,6 +50,24 @@ def write_data(folder):
     write_csv(folder / "houses.csv", header, area, rooms, area / 50 + rooms + 0.5)
 
 
+def write_idx(path, array):
+    """The array as an idx file of unsigned bytes; gzipped where its name says so."""
+    content = idx(array.astype(np.uint8))
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_mnist(folder):
+    """Four small idx files: three classes that a pixel each tells apart."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 96), ("t10k", 30)):
+        labels = rng.integers(3, size=n)
+        images = rng.integers(60, size=(n, 4, 5))
+        images[np.arange(n), 0, labels] = 255
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
+
+
 class Result(NamedTuple):
     """How a process ended."""
 
@@ -57,17 +76,11 @@ class Result(NamedTuple):
     errors: str
 
 
-def environment(**variables):
-    """This process's environment for one that sees this source, and no GPU's warnings."""
-    return {**os.environ, "PYTHONWARNINGS": "error", **variables}
-
-
 def start(*arguments, **options):
     """Start `python -m jaxmlp` with these arguments in the working directory."""
     return subprocess.Popen(
         [sys.executable, "-m", "jaxmlp", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        **{"env": environment(), **options},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 
 

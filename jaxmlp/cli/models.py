@@ -215,9 +215,13 @@ def predict(options: Predict) -> None:
         network = model.network
         inputs = open_inputs(options.file, network.sizes[0], model.features, model.options.target)
         rows = 0
-        with open_predictions(
-            options.output, inputs.n_rows, model.classes, network.sizes[-1]
-        ) as out:
+        with (
+            failing_run(device),
+            open_predictions(
+                options.output, inputs.n_rows, model.classes, network.sizes[-1]
+            ) as out,
+            bad_input(),
+        ):
             for chunk in inputs:
                 ready, left = _prepared(options.file, model, chunk, rows)
                 with failing_run(device), jax.default_device(device):
