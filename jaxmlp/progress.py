@@ -16,11 +16,17 @@ _MOST_LINES = 40
 
 
 def say(text: str) -> None:
-    """Print at once; where nobody reads any more (`| head`), work on without a word."""
+    """Print at once; where nobody reads any more (`| head`), work on without a word.
+
+    Raises:
+        OSError: Standard output is a file that cannot be written, on a full disk for example.
+    """
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 until the process ends
+        if not isinstance(error, BrokenPipeError):
+            raise type(error)(f"standard output: cannot be written: {error.strerror}") from error
 
 
 def epoch_line(record: Mapping[str, float], epochs: int) -> str:

@@ -2,12 +2,15 @@
 
 import itertools
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+from command import TINY, Result, write_data
 
 # The library changes no setting of JAX; the tests run under the strictest ones, doctests included.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -41,3 +44,51 @@ def strict_promotion() -> Iterator[None]:
     """Operands of different dtypes raise: for tests of our mathematics (optax mixes them)."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Result]:
+    """Run the command in this process, in an empty folder."""
+    from jaxmlp import cli  # loads what the other tests do without
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Result:
+        status: object = 0
+        capsys.readouterr()
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            status = error.code or 0
+        assert isinstance(status, int)
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data of `write_data` and a run on each: animals, images, houses."""
+    from jaxmlp import cli
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        write_data(folder)
+        options = {
+            "animals": ("animals.csv", "--standardize", "--validation-fraction", "0.2"),
+            "images": ("images.npz",),
+            "houses": ("houses.csv", "--standardize"),
+        }
+        for run, (file, *others) in options.items():
+            cli.main(["train", "--dataset", file, "--output", run, *TINY, *others])
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """The working directory of `command`, with a copy of what was trained once."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path

@@ -4,13 +4,14 @@ Exit status: 0 good, 1 a run or a check failed, 2 bad usage or bad input; 130 an
 or SIGTERM ended a run, saved.
 """
 
+import io
 import sys
 from typing import Annotated, Any
 
 import tyro
 
 import jaxmlp
-from jaxmlp.cli.console import warn
+from jaxmlp.cli.console import fail, warn
 from jaxmlp.cli.data import Data, List, Prepare, list_data, prepare_data
 from jaxmlp.cli.info import Info, info
 from jaxmlp.cli.models import Evaluate, Export, Predict, evaluate, export, predict
@@ -42,6 +43,8 @@ _RUN = {
 def main(arguments: list[str] | None = None) -> None:
     """Run the `jaxmlp` command with these arguments, by default the process's, and exit."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where it is not UTF-8, no ± is no reason to end
+        sys.stdout.reconfigure(errors="replace")
     if arguments == ["--version"]:
         print(jaxmlp.__version__)
         return
@@ -60,3 +63,5 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         warn("interrupted")
         sys.exit(130)
+    except OSError as error:  # of standard output: every other is caught where it arises
+        fail(error, 1)

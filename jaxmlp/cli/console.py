@@ -1,13 +1,14 @@
 """What every command shares: lines that reach the user, exit statuses, and the choice of device."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+
+from jaxmlp.training.runs import check_writable
 
 
 def warn(message: object) -> None:
@@ -23,11 +24,18 @@ def fail(message: object, status: int) -> NoReturn:
 
 @contextlib.contextmanager
 def bad_input() -> Iterator[None]:
-    """Exit 2 with one sentence where the input does not allow what is done inside."""
+    """Exit 2 with one sentence where the input does not allow what is done inside.
+
+    What does not fit into memory, the device's or the host's, is no fault of the input: exit 1.
+    """
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
         fail(_sentence(error), 2)
+    except MemoryError as error:
+        fail(f"out of memory: {error}", 1)
+    except jax.errors.JaxRuntimeError as error:
+        fail(_sentence(error), 1)
 
 
 @contextlib.contextmanager
@@ -73,18 +81,29 @@ def select_device(choice: str) -> Any:
         raise ValueError(f"device: JAX cannot start here: {reason[0]}") from error
 
 
+def check_folder(name: str, folder: Path) -> None:
+    """Raise OSError where a folder is not there and cannot be made, or cannot be written in.
+
+    Raises:
+        NotADirectoryError: There is a file, or one in the place of a folder above.
+        OSError: The folder, or the one that it would be made in, cannot be written in.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{name}: expected a folder, got {there}, which is a file")
+    check_writable(name, there)
+
+
 def use_compile_cache(folder: Path) -> None:
     """Keep compiled programs of any size in a folder, for the next process.
 
     Raises:
         OSError: The folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"compile_cache: cannot make the folder {folder}: {error.strerror}"
-        ) from error
+    from jax.experimental.compilation_cache import compilation_cache
+
+    folder.mkdir(parents=True, exist_ok=True)
+    compilation_cache.reset_cache()  # the first program to be compiled decides for all others
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -98,7 +117,7 @@ def check_new_file(name: str, path: Path, overwrite: bool) -> None:
         IsADirectoryError: There is a folder.
         NotADirectoryError: The folder it would be in is a file.
         FileNotFoundError: The folder it would be in is missing.
-        PermissionError: The folder cannot be written.
+        OSError: The folder cannot be written in.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{name}: expected a file, got {path}, which is a folder")
@@ -110,5 +129,4 @@ def check_new_file(name: str, path: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{name}: expected a new file, got {path}, which exists (--overwrite replaces it)"
         )
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{name}: cannot write in {path.parent}")
+    check_writable(name, path.parent)

@@ -49,6 +49,8 @@ class Data:
 def list_data(options: List) -> None:
     """Print where each data set is."""
     folder = options.data_dir or default_folder()
+    if options.data_dir is not None and not folder.is_dir():
+        fail(f"data_dir: expected a folder, got {folder}, which is none", 2)
     width = max(map(len, DATASETS))
     for name in DATASETS:
         if name not in PUBLISHED:

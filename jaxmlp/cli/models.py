@@ -4,22 +4,27 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 
 from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device
-from jaxmlp.data import Examples, load_dataset
+from jaxmlp.cli.train import Train, saved_options
+from jaxmlp.data import Dataset, Examples, load_dataset
+from jaxmlp.data.archives import check_inputs_finite
 from jaxmlp.data.assembly import Expected, is_file_name, read_examples
+from jaxmlp.data.contents import listed
 from jaxmlp.data.predictions import open_predictions
 from jaxmlp.data.streams import open_inputs
 from jaxmlp.evaluation import predictions
 from jaxmlp.exports import FORMATS
 from jaxmlp.exports import export as write_export
+from jaxmlp.network import Network, Parameters
 from jaxmlp.progress import say
 from jaxmlp.reports import report
+from jaxmlp.scaling import Scaling, prepared_inputs
 from jaxmlp.training import runs
 
 
@@ -78,58 +83,101 @@ def evaluate(options: Evaluate) -> None:
         device = select_device(options.device)
         if options.json is not None:
             check_new_file("json", options.json, overwrite=True)
-        with jax.default_device(device):
-            network, params, metadata = runs.load(options.run)
-        examples, shown = _examples(options, network, metadata)
-        classes = metadata["dataset"]["classes"]
+        model = _load(options.run, device)
+        examples, shown = _examples(options, model)
         with failing_run(device):
-            figures = report(network, params, examples, classes, metadata["scaling"])
+            figures = report(model.network, model.params, examples, model.classes, model.scaling)
     say(f"{len(examples.targets)} examples of {shown}\n\n{figures}")
     if options.json is not None:
         with failing_run(device):
-            options.json.write_text(json.dumps(figures.to_json(), indent=2) + "\n")
+            runs.write_file(options.json, (json.dumps(figures.to_json(), indent=2) + "\n").encode())
 
 
-def _examples(options: Evaluate, network: Any, metadata: dict[str, Any]) -> tuple[Examples, str]:
+class _Model(NamedTuple):
+    """A run's network, its parameters, and what its configuration says beside."""
+
+    network: Network
+    params: Parameters
+    scaling: Scaling | None
+    dataset: str
+    classes: list[str] | None
+    features: list[str] | None
+    options: Train
+
+
+def _load(run: Path, device: Any) -> _Model:
+    """Return a run's model, its parameters on the device.
+
+    Raises:
+        ValueError: A file is damaged.
+        OSError: A file is missing or cannot be read.
+    """
+    with jax.default_device(device):
+        network, params, metadata = runs.load(run)
+    dataset, options = metadata.get("dataset"), runs.training_options(run)
+    content = dataset if isinstance(dataset, dict) else {}
+    names = {"classes": network.sizes[-1], "features": network.sizes[0]}
+    if (
+        options is None
+        or not isinstance(content.get("name"), str)
+        or not all(_are_names(content.get(key), n) for key, n in names.items())
+    ):
+        raise ValueError(
+            f"{run / runs.CONFIG}: not a run's configuration: its dataset is {dataset!r:.60}"
+        )
+    return _Model(
+        network=network,
+        params=params,
+        scaling=metadata["scaling"],
+        dataset=content["name"],
+        classes=content.get("classes"),
+        features=content.get("features"),
+        options=saved_options(run, options),
+    )
+
+
+def _are_names(content: Any, n: int) -> bool:
+    """Tell whether there are no names, or one for each of n."""
+    if content is None:
+        return True
+    return (
+        isinstance(content, list)
+        and len(content) == n
+        and all(isinstance(name, str) for name in content)
+    )
+
+
+def _examples(options: Evaluate, model: _Model) -> tuple[Examples, str]:
     """Return the examples to evaluate on, and what they are.
 
     Raises:
         ValueError: They do not fit the network, or the part is not there.
         OSError: They cannot be read.
     """
-    dataset, training = metadata["dataset"], metadata["training"]
-    name = options.dataset or training["dataset"]
-    if options.dataset is not None and is_file_name(name) and options.part is None:
+    own = options.dataset is None
+    name = model.options.dataset if options.dataset is None else options.dataset
+    if not own and is_file_name(name) and options.part is None:
         expected = Expected(
-            n_inputs=network.sizes[0],
-            n_outputs=network.sizes[-1],
-            classes=dataset["classes"],
-            features=dataset["features"],
-            target=training["target"],
+            n_inputs=model.network.sizes[0],
+            n_outputs=model.network.sizes[-1],
+            classes=model.classes,
+            features=model.features,
+            target=model.options.target,
         )
         return read_examples(name, expected), name
-    own = options.dataset is None
     arguments: dict[str, Any] = {}
-    if own:
+    if own or is_file_name(name):
         arguments = {
-            "target": training["target"],
-            "regression": training["regression"] or None,
-            "validation_fraction": training["validation_fraction"],
-            "validation_file": training["validation_file"],
-            "test_file": training["test_file"],
-            "seed": training["seed"],
+            "target": model.options.target if name.lower().endswith(".csv") else None,
+            "regression": model.options.regression or None,
         }
+    if own:
+        for argument in ("validation_fraction", "validation_file", "test_file", "seed"):
+            arguments[argument] = getattr(model.options, argument)
     data = load_dataset(
-        name, options.data_dir or (training["data_dir"] if own else None), **arguments
+        name, options.data_dir or (model.options.data_dir if own else None), **arguments
     )
-    if data.classes != (dataset["classes"] and tuple(dataset["classes"])):
-        raise ValueError(
-            f"dataset: expected the classes of {dataset['name']}, got those of {data.name}"
-        )
-    if data.train.inputs.shape[1] != network.sizes[0]:
-        raise ValueError(
-            f"dataset: expected {network.sizes[0]} inputs, got {data.train.inputs.shape[1]}"
-        )
+    _check_same(model, data)
     chosen = options.part or next(
         part for part in ("test", "validation", "train") if getattr(data, part) is not None
     )
@@ -139,40 +187,73 @@ def _examples(options: Evaluate, network: Any, metadata: dict[str, Any]) -> tupl
     return part, f"{data.name} ({chosen})"
 
 
+def _check_same(model: _Model, data: Dataset) -> None:
+    """Raise ValueError where a data set has other inputs or outputs than the model."""
+    n_inputs, n_outputs = model.network.sizes[0], model.network.sizes[-1]
+    if data.classes != (model.classes and tuple(model.classes)):
+        raise ValueError(f"dataset: expected the classes of {model.dataset}, got others")
+    if data.train.inputs.shape[1] != n_inputs or data.n_outputs != n_outputs:
+        raise ValueError(
+            f"dataset: expected {n_inputs} inputs and {n_outputs} outputs, got "
+            f"{data.train.inputs.shape[1]} and {data.n_outputs}"
+        )
+    features = data.features and [*data.features]
+    if features and model.features and features != model.features:
+        raise ValueError(
+            f"dataset: expected the columns of {model.dataset} in their order, got "
+            f"{listed(features)}"
+        )
+
+
 def predict(options: Predict) -> None:
     """Write the predictions for a file."""
     begin = time.perf_counter()
     with bad_input():
         device = select_device(options.device)
         check_new_file("output", options.output, options.overwrite)
-        with jax.default_device(device):
-            network, params, metadata = runs.load(options.run)
-        dataset, scaling = metadata["dataset"], metadata["scaling"]
-        inputs = open_inputs(
-            options.file, network.sizes[0], dataset["features"], metadata["training"]["target"]
-        )
+        model = _load(options.run, device)
+        network = model.network
+        inputs = open_inputs(options.file, network.sizes[0], model.features, model.options.target)
         rows = 0
         with (
-            jax.default_device(device),
+            failing_run(device),
             open_predictions(
-                options.output, inputs.n_rows, dataset["classes"], network.sizes[-1]
+                options.output, inputs.n_rows, model.classes, network.sizes[-1]
             ) as out,
+            bad_input(),
         ):
             for chunk in inputs:
-                out.write(np.asarray(predictions(network, params, chunk, scaling=scaling)))
+                ready, left = _prepared(options.file, model, chunk, rows)
+                with failing_run(device), jax.default_device(device):
+                    out.write(np.asarray(predictions(network, model.params, ready, scaling=left)))
                 rows += len(chunk)
     seconds = time.perf_counter() - begin
     say(f"{rows:,} predictions in {options.output} after {seconds:.1f} s")
 
 
+def _prepared(
+    file: Path, model: _Model, chunk: np.ndarray, start: int
+) -> tuple[np.ndarray, Scaling | None]:
+    """Return the inputs (n, D) as they go to the device, and what is left of the scaling.
+
+    Raises:
+        ValueError: One of them, rows `start` … of the file, is too large for the model's dtype.
+    """
+    dtype = model.params[0].weight.dtype
+    ready, left = prepared_inputs(model.scaling, chunk, dtype)
+    if ready.dtype != np.uint8:  # bfloat16 is no float of NumPy's
+        wide = np.promote_types(dtype, np.float32)
+        check_inputs_finite(file, ready.astype(wide, copy=False), start)
+    return ready, left
+
+
 def export(options: Export) -> None:
     """Write the model in another format."""
     with bad_input():
+        model = _load(options.run, select_device("auto"))
         file = options.output or options.run / FORMATS[options.format].file_name
         check_new_file("output", file, options.overwrite)
-        network, params, metadata = runs.load(options.run)
         exported = write_export(
-            *(options.format, network, params, metadata["scaling"], file),
-            classes=metadata["dataset"]["classes"],
+            options.format, model.network, model.params, model.scaling, file, model.classes
         )
     say(f"{exported.path}\n\n{exported.usage}")

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import shlex
 import signal
 import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ import jaxmlp
 from jaxmlp.backprop import product
 from jaxmlp.cli.console import (
     bad_input,
+    check_folder,
     failing_run,
     select_device,
     use_compile_cache,
@@ -29,6 +32,7 @@ from jaxmlp.data import (
     load_dataset,
     standardized,
 )
+from jaxmlp.evaluation import checked_examples
 from jaxmlp.network import Network, init
 from jaxmlp.progress import Progress, say
 from jaxmlp.training import runs
@@ -141,9 +145,12 @@ class Train:
     """Keep compiled programs in this folder, for the next run."""
 
 
-_NOT_OF_THE_TRAINING = (
+_OF_ONE_PROCESS = (
     "output", "resume", "keep", "checkpoint_every", "pictures", "quiet", "compile_cache", "device",
 )  # fmt: skip
+_OF_THE_TRAINING = [
+    field.name for field in dataclasses.fields(Train) if field.name not in _OF_ONE_PROCESS
+]
 
 
 def resumed_options(arguments: list[str]) -> dict[str, Any]:
@@ -159,22 +166,43 @@ def resumed_options(arguments: list[str]) -> dict[str, Any]:
         return {}
     with bad_input():
         saved = runs.training_options(Path(outputs[-1]))
-    if saved is None:
-        return {}
-    defaults: dict[str, Any] = {}
-    for field in dataclasses.fields(Train):
-        if field.name in saved:
-            value = saved[field.name]
-            if isinstance(value, list):
-                value = tuple(value)
-            if isinstance(value, str) and field.name in (
-                "data_dir",
-                "validation_file",
-                "test_file",
-            ):
-                value = Path(value)
-            defaults[field.name] = value
-    return {"default": Train(**defaults)}
+        return {} if saved is None else {"default": saved_options(Path(outputs[-1]), saved)}
+
+
+def saved_options(run: Path, saved: dict[str, Any]) -> Train:
+    """Return the options that a run was begun with, as config.json has them.
+
+    Raises:
+        ValueError: One of them is of another type.
+    """
+    types, options = get_type_hints(Train), {}
+    for name in _OF_THE_TRAINING:
+        if name not in saved:
+            continue
+        value = saved[name]
+        value = tuple(value) if isinstance(value, list) else value
+        value = Path(value) if isinstance(value, str) and Path in get_args(types[name]) else value
+        if not _is_of_type(value, types[name]):
+            raise ValueError(
+                f"{run / runs.CONFIG}: not a run's configuration: training.{name} is "
+                f"{saved[name]!r:.60}"
+            )
+        options[name] = value
+    return Train(**options)
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of one of the types that options have."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is UnionType:
+        return any(_is_of_type(value, argument) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of_type(x, arguments[0]) for x in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def train(options: Train) -> None:
@@ -182,25 +210,28 @@ def train(options: Train) -> None:
     begin = time.perf_counter()
     with bad_input():
         if options.compile_cache is not None:
-            use_compile_cache(options.compile_cache)
+            check_folder("compile_cache", options.compile_cache)
         device = select_device(options.device)
         network, data, settings = _prepared(options, device)
         about = _about(options, data)
         run = _open_run(options, about)
+        if options.compile_cache is not None:
+            use_compile_cache(options.compile_cache)
     if not options.quiet:
         say(_heading(options, network, data, device))
     seeds = range(options.seed, options.seed + options.seeds)
-    folders = [run] if options.seeds == 1 else [run / f"seed-{seed}" for seed in seeds]
     results = []
     try:
         with Interruption() as interruption, jax.default_device(device):
-            for seed, folder in zip(seeds, folders, strict=True):
+            for seed in seeds:
+                folder = run if options.seeds == 1 else run / f"seed-{seed}"
                 member = _Member(options, network, data, settings, about, seed, folder)
                 with failing_run(device):
                     results.append(member.run(interruption))
     except Stopped as stopped:
         name = signal.Signals(stopped.signal).name
-        warn(f"stopped by {name}, saved; `jaxmlp train --output {run} --resume` goes on from there")
+        again = f"jaxmlp train --output {shlex.quote(str(run))} --resume"
+        warn(f"stopped by {name}, saved; `{again}` goes on from there")
         sys.exit(128 + stopped.signal)
     _finish(results, run, options, time.perf_counter() - begin)
 
@@ -224,9 +255,8 @@ class _Member:
     def run(self, interruption: Interruption) -> Record:
         """Return the record of the epoch whose parameters are saved."""
         options, network = self.options, self.network
-        if self.options.resume and (self.folder / runs.MODEL).is_file():
-            say(f"{self.folder} is trained already")
-            return runs.read_metrics(self.folder)[-1]
+        if options.resume and (self.folder / runs.MODEL).is_file():
+            return self._trained_already()
         first_key, order_key = jax.random.split(jax.random.key(self.seed))
         params = init(network, first_key, options.dtype)
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, options.keep, options.checkpoint_every)
@@ -271,9 +301,24 @@ class _Member:
                 raise FloatingPointError(f"{error}; {last}") from error
         runs.save_model(self.folder, fitted.params)
         self._draw(fitted)
-        if fitted.best_epoch != len(fitted.history):
+        if fitted.best_epoch != len(fitted.history) and not options.quiet:
             say(f"the best epoch was {fitted.best_epoch}, by {options.monitor}: it is saved")
         return fitted.history[fitted.best_epoch - 1]
+
+    def _trained_already(self) -> Record:
+        """Return the record of the epoch that the saved model is from."""
+        if not self.options.quiet:
+            say(f"{self.folder} is trained already")
+        name = self.options.monitor if self.options.patience is not None else "epoch"
+        with bad_input():
+            history = runs.read_metrics(self.folder)
+            try:
+                best = min if name.endswith("_loss") else max
+                return best(history, key=lambda record: record[name])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self.folder / runs.METRICS}: expected epochs with {name}, got others"
+                ) from error
 
     def _restored(self, checkpoints: Checkpoints, params: Any) -> Snapshot | None:
         """Return the snapshot to go on from, or None; the folder holds what belongs to it."""
@@ -357,9 +402,7 @@ def _prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
     activation = options.activation[0] if len(options.activation) == 1 else options.activation
     probe = Network((1, *options.hidden, 1), activation, precision=options.precision)
     if probe.precision is not None:  # not every device has every precision: ask before the data
-        with jax.default_device(device):
-            one = jax.ShapeDtypeStruct((1, 1), np.dtype(options.dtype))
-            jax.jit(partial(product, probe)).lower(one, one)
+        _check_precision(probe, options.dtype, device)
     settings = _settings(options)
     data = load_dataset(
         options.dataset,
@@ -387,14 +430,40 @@ def _prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
         options.precision,
     )
     settings.check(network)
-    if options.patience is not None:
+    if options.patience is not None or options.monitor != Train.monitor:
         there = [name for name in ("validation", "test") if getattr(data, name) is not None]
         if options.monitor.rpartition("_")[0] not in there:
             raise ValueError(
                 f"monitor: expected a figure of {' or '.join(there) or 'no part'} of the data, got "
                 f"{options.monitor} (--validation-fraction puts a part aside)"
             )
+    _check_values(options, network, data)
     return network, data, settings
+
+
+def _check_precision(network: Network, dtype: str, device: Any) -> None:
+    """Raise ValueError where the device has no such matrix product."""
+    one = jax.ShapeDtypeStruct((1, 1), np.dtype(dtype))
+    try:
+        with jax.default_device(device):
+            jax.jit(partial(product, network)).lower(one, one).compile()
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        raise ValueError(
+            f"precision: expected one that {device.device_kind} has for {dtype}, got "
+            f"{network.precision}"
+        ) from error
+
+
+def _check_values(options: Train, network: Network, data: Dataset) -> None:
+    """Raise ValueError where a number does not fit the dtype that is computed in, by its place."""
+    params = jax.eval_shape(lambda: init(network, jax.random.key(0), options.dtype))
+    for name, part in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if part is not None:
+            try:
+                inputs, targets, weights = _arrays(part, network, data)
+                checked_examples(network, params, inputs, targets, weights, data.scaling)
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from error
 
 
 def _settings(options: Train) -> Settings:
@@ -450,19 +519,21 @@ def _pairs(option: str, words: tuple[str, ...]) -> dict[str, float]:
         try:
             if not equals:
                 raise ValueError
-            pairs[name] = float(number)
+            value = float(number)
         except ValueError:
             raise ValueError(f"{option}: expected NAME=NUMBER, got {word!r}") from None
+        if name in pairs:
+            raise ValueError(f"{option}: expected every name once, got {name!r} twice")
+        pairs[name] = value
     return pairs
 
 
 def _about(options: Train, data: Dataset) -> dict[str, Any]:
     """Return what config.json says of a run beside its network."""
     training = {}
-    for field in dataclasses.fields(options):
-        if field.name not in _NOT_OF_THE_TRAINING:
-            value = getattr(options, field.name)
-            training[field.name] = str(value) if isinstance(value, Path) else value
+    for name in _OF_THE_TRAINING:
+        value = getattr(options, name)
+        training[name] = str(value) if isinstance(value, Path) else value
     return {
         "jaxmlp_version": jaxmlp.__version__,
         "dataset": {
@@ -471,7 +542,13 @@ def _about(options: Train, data: Dataset) -> dict[str, Any]:
             "classes": data.classes,
             "features": data.features,
             "image_shape": data.image_shape,
-            "fingerprint": runs.fingerprint(data.train.inputs, data.train.targets),
+            "fingerprint": runs.fingerprint(
+                *(
+                    array
+                    for part in (data.train, data.validation, data.test)
+                    for array in part or (None,)
+                )
+            ),
         },
         "training": training,
     }
@@ -488,6 +565,7 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
         raise ValueError("resume: expected the run's folder (--output RUN), got none")
     name = Path(options.dataset).stem
     if options.resume and options.output is not None:
+        runs.remove_leftovers(options.output)
         saved = runs.training_options(options.output)
         if saved is not None:
             expected = runs.as_json(about["training"])

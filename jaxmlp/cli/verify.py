@@ -6,8 +6,9 @@ from pathlib import Path
 
 import jax
 
-from jaxmlp.cli.console import bad_input, fail, select_device
+from jaxmlp.cli.console import bad_input, check_new_file, fail, failing_run, select_device
 from jaxmlp.progress import say
+from jaxmlp.training.runs import write_file
 from jaxmlp.verification.comparison import Row, to_json
 
 
@@ -37,7 +38,7 @@ def verify(options: Verify) -> None:
     json = options.json
     with bad_input():
         if json is not None:
-            _check_writable(json)
+            check_new_file("json", json, overwrite=True)
         device = select_device("auto")
     settings = Settings(options.trials, options.seed, options.full)
     begin = time.perf_counter()
@@ -49,24 +50,14 @@ def verify(options: Verify) -> None:
     seconds = time.perf_counter() - begin
     if json is not None:
         about = {**settings._asdict(), "jax": jax.__version__, "seconds": seconds}
-        try:
-            json.write_text(to_json(rows, about), encoding="utf-8")
-        except OSError as error:
-            fail(error, 1)
+        with failing_run(device):
+            write_file(json, to_json(rows, about).encode())
     failed = [row.name for row in rows if row.status == "failed"]
     if failed:
         fail(f"{len(failed)} of {len(rows)} rows failed: {', '.join(failed)}", 1)
     skipped = [row.name for row in rows if row.status == "not run"]
     verdict = f"; not run: {', '.join(skipped)}" if skipped else ""
     say(f"every gradient holds: {len(rows) - len(skipped)} rows in {seconds:.0f} s{verdict}")
-
-
-def _check_writable(path: Path) -> None:
-    """Raise OSError now, and not after a minute of work, where the file cannot be written."""
-    if path.is_dir():
-        raise IsADirectoryError(f"json: expected a file, got {path}, which is a folder")
-    with open(path, "a", encoding="utf-8"):
-        pass
 
 
 def _row_text(row: Row) -> str:

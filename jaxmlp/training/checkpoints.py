@@ -7,6 +7,8 @@ for the one before it.
 
 import hashlib
 import logging
+import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,8 @@ class Checkpoints:
             "sha256": _digest(arrays),
         }  # fmt: skip
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _check_room(self.folder, sum(array.nbytes for array in arrays.values()))
             manager = self._open()
             saved = manager.save(
                 snapshot.total,
@@ -249,7 +253,20 @@ def _digest(arrays: dict[str, Any]) -> str:
     return total.hexdigest()
 
 
+def _check_room(folder: Path, n_bytes: int) -> None:
+    """Raise OSError where a disk has no room for so many bytes.
+
+    Orbax writes in threads of its own: where one of them fails, others go on, and say so in many
+    lines. So it is asked before.
+    """
+    if hasattr(os, "posix_fallocate") and n_bytes:  # Linux has it
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+
+
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).strip().splitlines()
     return f"{lines[0]:.150}" if lines else type(error).__name__
 

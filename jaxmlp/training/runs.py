@@ -1,9 +1,12 @@
 """The folder of a run: its configuration, its metrics, and the trained model."""
 
+import contextlib
 import json
 import os
+import re
+import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,10 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
 
+_LEFTOVER = re.compile(
+    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL)))})\.[0-9]+"
+)  # what `write_file` leaves behind where it is killed
+
 
 def new_run(path: str | os.PathLike[str] | None, dataset: str) -> Path:
     """Return the folder of a new run, made, or raise where it already holds something.
@@ -36,7 +43,7 @@ def new_run(path: str | os.PathLike[str] | None, dataset: str) -> Path:
     Raises:
         FileExistsError: `path` is a folder that is not empty.
         NotADirectoryError: `path` is a file.
-        OSError: The folder cannot be made.
+        OSError: The folder cannot be made or written in.
     """
     if path is None:
         _make_folder(Path("runs"))
@@ -44,7 +51,7 @@ def new_run(path: str | os.PathLike[str] | None, dataset: str) -> Path:
         while True:
             folder = Path("runs", f"{dataset}-{number}")
             try:
-                folder.mkdir()
+                _make_folder(folder, exist_ok=False)
                 return folder
             except FileExistsError:
                 number += 1
@@ -56,14 +63,40 @@ def new_run(path: str | os.PathLike[str] | None, dataset: str) -> Path:
             f"output: expected a new or empty folder, got {folder}, which already holds files"
         )
     _make_folder(folder)
+    check_writable("output", folder)
     return folder
 
 
-def _make_folder(folder: Path) -> None:
+def remove_leftovers(run: Path) -> None:
+    """Remove what a killed process was about to write in a run's folder, of any number of seeds."""
+    for folder in (run, *run.glob("seed-*")):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if _LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def check_writable(name: str, folder: Path) -> None:
+    """Raise OSError where no file can be made in a folder.
+
+    Args:
+        name: What the message calls it.
+        folder: The folder, which is there.
+
+    Raises:
+        OSError: No file can be made in it.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise OSError(f"output: cannot make the folder {folder}: {error.strerror}") from error
+        raise type(error)(f"{name}: cannot write in {folder}: {error.strerror}") from error
+
+
+def _make_folder(folder: Path, exist_ok: bool = True) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        raise type(error)(f"output: cannot make the folder {folder}: {error.strerror}") from error
 
 
 def write_config(
@@ -83,7 +116,7 @@ def write_config(
         and {name: np.asarray(part).tolist() for name, part in scaling._asdict().items()},
         **metadata,
     }
-    _write(run / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+    write_file(run / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def as_json(content: Any) -> Any:
@@ -97,19 +130,28 @@ def training_options(run: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: Its config.json is damaged.
     """
-    for path in (run / CONFIG, *sorted(run.glob(f"seed-*/{CONFIG}"))):
-        if path.is_file():
-            options = _read_config(path).get("training")
-            if not isinstance(options, dict):
-                raise ValueError(f"{path}: not a run's configuration: expected its training")
-            return options
+    for path in _configs(run):
+        options = _read_config(path).get("training")
+        if not isinstance(options, dict):
+            raise ValueError(f"{path}: not a run's configuration: its training is {options!r:.60}")
+        return options
     return None
 
 
-def fingerprint(*arrays: np.ndarray) -> str:
+def _configs(run: Path) -> Iterator[Path]:
+    """Yield the config.json of a run, or of each of its seeds."""
+    for path in (run / CONFIG, *sorted(run.glob(f"seed-*/{CONFIG}"))):
+        if path.is_file():
+            yield path
+
+
+def fingerprint(*arrays: np.ndarray | None) -> str:
     """Return a checksum of arrays, with which a resumed run knows its data again."""
     total = 0
     for array in arrays:
+        if array is None:
+            total = zlib.crc32(b"None", total)
+            continue
         total = zlib.crc32(f"{array.dtype} {array.shape}".encode(), total)
         total = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, total)
     return f"{total:08x}"
@@ -117,13 +159,10 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 def check_fingerprint(run: Path, expected: str) -> None:
     """Raise ValueError where the run was begun with other data."""
-    for path in (run / CONFIG, *sorted(run.glob(f"seed-*/{CONFIG}"))):
-        if path.is_file():
-            got = _read_config(path).get("dataset", {}).get("fingerprint")
-            if got != expected:
-                raise ValueError(
-                    f"dataset: expected the training examples that {run} was begun with, got others"
-                )
+    for path in _configs(run):
+        dataset = _read_config(path).get("dataset")
+        if not isinstance(dataset, dict) or dataset.get("fingerprint") != expected:
+            raise ValueError(f"dataset: expected the data that {run} was begun with, got others")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -143,14 +182,21 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def append_metrics(run: Path, record: Mapping[str, float]) -> None:
-    """Append the record of an epoch to metrics.jsonl, one line of JSON."""
-    with open(run / METRICS, "a", encoding="utf-8") as file:
-        file.write(_line(record))
+    """Append the record of an epoch to metrics.jsonl, one line of JSON, whole or not at all."""
+    line, written = _line(record).encode(), 0
+    with _writing(run / METRICS), open(run / METRICS, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while written < len(line):  # a disk that becomes full takes a part, then raises
+                written += file.write(line[written:])
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def write_metrics(run: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Write metrics.jsonl anew, with a line for each of these epochs."""
-    _write(run / METRICS, "".join(map(_line, history)).encode())
+    write_file(run / METRICS, "".join(map(_line, history)).encode())
 
 
 def _line(record: Mapping[str, float]) -> str:
@@ -187,7 +233,7 @@ def write_summary(run: Path, results: Sequence[Mapping[str, float]], seed: int) 
         "mean": {name: float(array.mean()) for name, array in values.items()},
         "standard_deviation": {name: float(array.std(ddof=1)) for name, array in values.items()},
     }
-    _write(run / SUMMARY, (json.dumps(content, indent=2) + "\n").encode())
+    write_file(run / SUMMARY, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def save_model(run: Path, params: Parameters) -> None:
@@ -197,7 +243,7 @@ def save_model(run: Path, params: Parameters) -> None:
         arrays[f"{number}.weight"] = layer.weight
         if layer.bias is not None:
             arrays[f"{number}.bias"] = layer.bias
-    _write(run / MODEL, save(arrays))
+    write_file(run / MODEL, save(arrays))
 
 
 def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, Any]]:
@@ -225,9 +271,7 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
     try:
         network = Network(**config.pop("network"))
         scaling = config.pop("scaling", None)
-        config["scaling"] = scaling and Scaling(
-            *(np.asarray(scaling[name], np.float64) for name in Scaling._fields)
-        )
+        config["scaling"] = None if scaling is None else _read_scaling(scaling, network.sizes[0])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration: {error}") from error
     try:
@@ -248,14 +292,36 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
     return network, params, config
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment it is the old one or the new one, whole."""
+def _read_scaling(content: Any, n_inputs: int) -> Scaling:
+    scaling = Scaling(*(np.asarray(content[name], np.float64) for name in Scaling._fields))
+    for name, part in scaling._asdict().items():
+        if part.shape not in ((), (n_inputs,)) or not np.isfinite(part).all():
+            raise ValueError(f"expected one finite number or {n_inputs} for the scaling's {name}")
+    return scaling
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment it is the old one or the new one, whole.
+
+    Raises:
+        OSError: It cannot be written; what was there before is as it was.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with _writing(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say which file could not be written."""
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be written: {error.strerror}") from error
