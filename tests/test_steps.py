@@ -1,5 +1,7 @@
 """The regularised step against jax.grad and optax, and what dropout, norms and averages promise."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,7 @@ def test_the_gradient_under_dropout_is_jax_grad_s_with_the_same_masks():
         key = jax.random.key(5)
         batch = Batch(jnp.asarray(X), jnp.asarray(T), jnp.asarray(W))
         ours, _ = batch_gradient(NETWORK, params, batch, Regularization(dropout=rates), key, None)
-        masks = draw_masks(NETWORK, rates, key, len(X))
+        masks: Any = draw_masks(NETWORK, rates, key, len(X))
 
         def loss(params):
             a = batch.inputs * masks[0]
@@ -158,8 +160,8 @@ def test_every_setting_of_every_optimizer_is_data_and_is_optax_s(name):
             theirs = entry.build(0.03, **chosen, weight_decay=0.0)
         results = []
         for optimizer, state in zip((ours, theirs), states, strict=True):
-            for _ in range(2):  # the second step sees the moments of the first
-                updates, state = optimizer.update(gradient, state, params)
+            _, state = optimizer.update(gradient, state, params)
+            updates, _ = optimizer.update(gradient, state, params)  # sees the first one's moments
             results.append(jax.device_get(updates))
     assert_close(*results, FLOAT64)
 
