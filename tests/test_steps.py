@@ -53,7 +53,8 @@ def test_the_gradient_under_dropout_is_jax_grad_s_with_the_same_masks():
         params = in_dtype(start(jnp.float64), jnp.float64)
         rates = tuple(jnp.asarray(rate) for rate in (0.2, 0.5, 0.3))
         key = jax.random.key(5)
-        batch = Batch(jnp.asarray(X), jnp.asarray(T), jnp.asarray(W))
+        weights = jnp.asarray(W)
+        batch = Batch(jnp.asarray(X), jnp.asarray(T), weights)
         ours, _ = batch_gradient(NETWORK, params, batch, Regularization(dropout=rates), key, None)
         masks: Any = draw_masks(NETWORK, rates, key, len(X))
 
@@ -64,7 +65,7 @@ def test_the_gradient_under_dropout_is_jax_grad_s_with_the_same_masks():
                 a = f(a @ layer.weight.T + layer.bias[None, :]) * mask
             z = a @ params[-1].weight.T + params[-1].bias[None, :]
             losses = optax.softmax_cross_entropy_with_integer_labels(z, batch.targets)
-            return jnp.sum(losses * batch.weights) / jnp.sum(batch.weights)
+            return jnp.sum(losses * weights) / jnp.sum(weights)
 
         expected = jax.grad(loss)(params)
         assert_close(jax.device_get(ours), jax.device_get(expected), FLOAT64)
