@@ -281,6 +281,9 @@ TRAIN = {
     "a setting below 0": (
         None, "--optimizer-settings b1=-1", "optimizer_settings: b1: expected a number of at least",
     ),
+    "more units than memory": (
+        None, "--hidden 2147483647 2147483647", "hidden: expected at most 2^40 parameters, got 4,6",
+    ),
     "a precision that this device lacks": (
         None, "--precision F16_F16_F16", "precision: expected one that ",
     ),

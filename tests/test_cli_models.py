@@ -50,6 +50,7 @@ def test_evaluate_reports_on_the_run_s_own_data(succeed):
     assert figures["accuracy"] == pytest.approx(record["validation_accuracy"])
     assert figures["names"] == [*ANIMALS] and sum(figures["support"]) == 12
     data = load_dataset("animals.csv", validation_fraction=0.2)
+    assert data.validation is not None
     guesses = predicted("animals", data.validation.inputs).argmax(axis=1)
     confusion = np.zeros((3, 3), int)
     np.add.at(confusion, (data.validation.targets, guesses), 1)

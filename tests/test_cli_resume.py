@@ -57,6 +57,7 @@ def assert_same(run, other):
 )
 def test_a_run_that_is_stopped_is_saved_and_goes_on(command, whole, number, status):
     process = started()
+    assert process.stdout is not None
     while not process.stdout.readline().startswith("epoch"):
         assert process.poll() is None
     process.send_signal(number)
@@ -79,6 +80,7 @@ def test_a_run_that_is_stopped_is_saved_and_goes_on(command, whole, number, stat
 
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(command, whole):
     process = started("--checkpoint-every", 0.1)
+    assert process.stdout is not None
     checkpoints = Path("run/checkpoints")
     while not any(path.name.isdigit() for path in checkpoints.glob("*")):
         assert process.stdout.readline()

@@ -83,6 +83,7 @@ def test_train_without_arguments_learns_the_digits(command):
     assert metadata["training"]["learning_rate"] == 0.005
     assert metadata["dataset"]["name"] == "digits"
     digits = load_dataset("digits")
+    assert digits.test is not None
     metrics = jaxmlp.evaluate(network, params, *digits.test, scaling=digits.scaling)
     assert metrics.accuracy == pytest.approx(history[-1]["test_accuracy"])
     assert metrics.loss == pytest.approx(history[-1]["test_loss"], rel=1e-6)
@@ -156,6 +157,7 @@ def test_numbers_are_a_regression(train):
 def test_the_standard_is_of_the_training_part_alone_and_is_kept_with_the_model(train):
     train("animals.csv", "--standardize", "--validation-fraction", "0.25", "--output", "run")
     data = load_dataset("animals.csv", validation_fraction=0.25)
+    assert data.validation is not None
     mean, deviation = data.train.inputs.mean(axis=0), data.train.inputs.std(axis=0)
     network, params, metadata = jaxmlp.load("run")
     # The mean of 45 numbers in float64.
@@ -277,6 +279,7 @@ def test_patience_ends_the_training_and_the_best_epoch_is_kept(train):
     assert lines[-1].startswith(f"validation accuracy {accuracies[best]:.4f} after ")
     network, params, metadata = jaxmlp.load("run")
     data = load_dataset("animals.csv", validation_fraction=0.25)
+    assert data.validation is not None
     metrics = jaxmlp.evaluate(network, params, *data.validation, scaling=metadata["scaling"])
     assert metrics.loss == pytest.approx(history[best]["validation_loss"], rel=1e-6)
     assert metrics.loss != pytest.approx(history[-1]["validation_loss"], rel=1e-3)

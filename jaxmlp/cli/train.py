@@ -45,6 +45,7 @@ from jaxmlp.validation import check_float_dtype, check_name
 
 _LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
 _LOSSES_OF_NUMBERS = ("squared_error", "poisson")
+_MOST_PARAMETERS = 2**40  # no machine holds them; where sizes overflow, XLA aborts the process
 
 
 @dataclasses.dataclass
@@ -258,7 +259,8 @@ class _Member:
         if options.resume and (self.folder / runs.MODEL).is_file():
             return self._trained_already()
         first_key, order_key = jax.random.split(jax.random.key(self.seed))
-        params = init(network, first_key, options.dtype)
+        # A CPU's memory that does not suffice is said here, and aborts the process elsewhere.
+        params = jax.block_until_ready(init(network, first_key, options.dtype))
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, options.keep, options.checkpoint_every)
         snapshot = self._restored(checkpoints, params)
         steps = -(-len(self.data.train.targets) // options.batch_size)
@@ -429,6 +431,11 @@ def _prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
         options.bias,
         options.precision,
     )
+    if network.n_parameters > _MOST_PARAMETERS:
+        raise ValueError(
+            f"hidden: expected at most 2^40 parameters, got {network.n_parameters:,} by "
+            f"{list(options.hidden)}"
+        )
     settings.check(network)
     if options.patience is not None or options.monitor != Train.monitor:
         there = [name for name in ("validation", "test") if getattr(data, name) is not None]
