@@ -162,6 +162,29 @@ def init(network: Network, key: Array, dtype: jax.typing.DTypeLike = jnp.float32
     return tuple(layers)
 
 
+def with_mean_outputs(
+    network: Network, params: Parameters, targets: np.ndarray, weights: np.ndarray | None = None
+) -> Parameters:
+    """Return parameters whose output biases predict the mean of the targets, where that can be.
+
+    A regression begins at what a constant would predict, however large its targets are.
+
+    Args:
+        network: A network with the squared error or the Poisson loss, and biases.
+        params: Its parameters.
+        targets: (N, K), for the Poisson loss not negative.
+        weights: (N,) or None.
+
+    Returns:
+        The parameters, with the mean (or its logarithm where it is above 0) as the last bias.
+    """
+    mean = np.average(targets.astype(np.float64), axis=0, weights=weights)
+    if network.loss == "poisson":
+        mean = np.log(np.where(mean > 0, mean, 1))
+    last = params[-1]
+    return (*params[:-1], last._replace(bias=jnp.asarray(mean, last.weight.dtype)))
+
+
 def check_parameters(network: Network, params: Parameters) -> None:
     """Raise unless `params` has the network's layers, shapes and one float dtype.
 

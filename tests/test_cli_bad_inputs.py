@@ -133,7 +133,7 @@ TRAIN = {
         "bad.csv: expected a target in column 'animal' of row 2, got 'NA'",
     ),
     "names for numbers": (
-        None, "--dataset animals.csv --regression",
+        None, "--dataset animals.csv --targets numbers",
         "animals.csv: expected a number in column 'animal' of row 2, got ",
     ),
     "a class that training lacks": (
@@ -233,11 +233,11 @@ TRAIN = {
     ),
     "a monitor of no part": (
         None, "--dataset animals.csv --patience 2",
-        "monitor: expected a figure of no part of the data, got validation_loss",
+        "monitor: expected the loss or accuracy of a part to judge by that the data have (none), ",
     ),
     "a monitor of another part": (
         None, "--dataset animals.csv --validation-fraction 0.2 --monitor test_loss",
-        "monitor: expected a figure of validation of the data, got test_loss",
+        "monitor: expected the loss or accuracy of a part to judge by that the data have (validati",
     ),
     "a monitor that is no figure": (
         None, "--dataset animals.csv --monitor validation", "monitor: expected the loss or the acc",
@@ -279,7 +279,7 @@ TRAIN = {
         None, "--optimizer-settings b1", "optimizer_settings: expected NAME=NUMBER, got 'b1'",
     ),
     "a setting below 0": (
-        None, "--optimizer-settings b1=-1", "optimizer_settings: b1: expected a number of at least",
+        None, "--optimizer-settings b1=-1", "optimizer_settings: b1: expected a number in [0, 1)",
     ),
     "more units than memory": (
         None, "--hidden 2147483647 2147483647", "hidden: expected at most 2^40 parameters, got 4,6",
@@ -502,7 +502,8 @@ MODELS = {
         None, "evaluate animals --dataset houses.csv --part train", "dataset: expected the classes",
     ),
     "evaluate: a part that is not there": (
-        None, "evaluate animals --part test", "part: expected one that animals has, got test",
+        None, "evaluate animals --part test",
+        "part: expected train or validation of animals, got test",
     ),
     "evaluate: a folder for JSON": (
         None, "evaluate animals --json images", "json: expected a file, got images, which is a fol",
@@ -524,7 +525,7 @@ MODELS = {
     ),
     "predict: a column is missing": (
         lambda: rows("bad.csv", ("tail", "tails")), "predict animals bad.csv",
-        "bad.csv: unknown column 'tail': did you mean 'tails'?",
+        "bad.csv: expected a column 'tail' as trained, got 'tails'",
     ),
     "predict: an empty file": (
         lambda: text(""), "predict animals bad.csv", "bad.csv: expected a header and rows, got an",

@@ -405,12 +405,14 @@ def test_a_last_step_that_leads_to_nan_is_a_failure_and_no_model(command):
     ],
     ids=["device", "host"],
 )
-@pytest.mark.parametrize("place", ["load_dataset", "fit"])
-def test_memory_that_runs_out_is_one_sentence(command, monkeypatch, error, message, place):
+@pytest.mark.parametrize(
+    ("room", "place"), [("jaxmlp.cli.problem", "load_dataset"), ("jaxmlp.cli.train", "fit")]
+)
+def test_memory_that_runs_out_is_one_sentence(command, monkeypatch, error, message, room, place):
     def no_memory(*_, **__):
         raise error
 
-    monkeypatch.setattr(importlib.import_module("jaxmlp.cli.train"), place, no_memory)
+    monkeypatch.setattr(importlib.import_module(room), place, no_memory)
     status, _, errors = command("train")
     assert status == 1
     assert errors.startswith("jaxmlp: ") and message in errors and errors.count("\n") == 1

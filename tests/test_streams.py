@@ -124,7 +124,7 @@ def test_a_damaged_byte_is_found_by_the_checksum(tmp_path, ending):
         (
             "Age,b\n1,2\n",
             ("age", "b"),
-            "unknown column 'age': did you mean 'Age'? expected one of 'Age', 'b'",
+            "expected a column 'age' as trained, got 'Age', 'b'",
         ),
         ("a,b,c\n1,2,3\n", None, "expected 2 columns of inputs, got 3: 'a', 'b', 'c'"),
         ("a,y\n1,2\n", None, "expected 2 columns of inputs, got 1: 'a'"),

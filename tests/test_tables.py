@@ -154,7 +154,7 @@ def test_many_different_integers_are_taken_for_neither_classes_nor_numbers_unask
     text = message_of(ValueError, lambda: dataset_of(tmp_path, many))
     assert text.endswith(
         "people.csv: expected targets that are clearly classes or numbers, got 101 different "
-        "integers in column 'y': say regression=True for numbers or regression=False for classes"
+        "integers in column 'y': say which (--targets classes or numbers; regression=False or True)"
     )
     assert dataset_of(tmp_path, many, regression=True).classes is None
     assert dataset_of(tmp_path, many, regression=False).n_outputs == 101

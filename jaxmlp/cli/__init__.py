@@ -15,7 +15,8 @@ from jaxmlp.cli.console import fail, warn
 from jaxmlp.cli.data import Data, List, Prepare, list_data, prepare_data
 from jaxmlp.cli.info import Info, info
 from jaxmlp.cli.models import Evaluate, Export, Predict, evaluate, export, predict
-from jaxmlp.cli.train import Train, resumed_options, train
+from jaxmlp.cli.options import Train, resumed_options
+from jaxmlp.cli.train import train
 from jaxmlp.cli.verify import Verify, verify
 
 _Command = (

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import tyro
 
-from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device
-from jaxmlp.cli.train import Train, saved_options
+from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device, warn
+from jaxmlp.cli.options import REGRESSION, Train, saved_options
+from jaxmlp.cli.problem import fingerprint_of
 from jaxmlp.data import Dataset, Examples, load_dataset
 from jaxmlp.data.archives import check_inputs_finite
 from jaxmlp.data.assembly import Expected, is_file_name, read_examples
@@ -169,7 +170,7 @@ def _examples(options: Evaluate, model: _Model) -> tuple[Examples, str]:
     if own or is_file_name(name):
         arguments = {
             "target": model.options.target if name.lower().endswith(".csv") else None,
-            "regression": model.options.regression or None,
+            "regression": REGRESSION[model.options.targets],
         }
     if own:
         for argument in ("validation_fraction", "validation_file", "test_file", "seed"):
@@ -178,12 +179,18 @@ def _examples(options: Evaluate, model: _Model) -> tuple[Examples, str]:
         name, options.data_dir or (model.options.data_dir if own else None), **arguments
     )
     _check_same(model, data)
+    if own:
+        try:
+            runs.check_fingerprint(options.run, fingerprint_of(data))
+        except ValueError as error:  # it may be meant, and is then to be known
+            warn(error)
     chosen = options.part or next(
         part for part in ("test", "validation", "train") if getattr(data, part) is not None
     )
     part = getattr(data, chosen)
     if part is None:
-        raise ValueError(f"part: expected one that {data.name} has, got {chosen}")
+        there = [name for name in ("train", "validation", "test") if getattr(data, name)]
+        raise ValueError(f"part: expected {' or '.join(there)} of {data.name}, got {chosen}")
     return part, f"{data.name} ({chosen})"
 
 

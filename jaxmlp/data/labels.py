@@ -53,8 +53,8 @@ def kind_of(contents: Contents, regression: bool | None) -> Kind:
             where = "targets" if contents.target is None else f"column {contents.target!r}"
             raise ValueError(
                 f"{contents.path}: expected targets that are clearly classes or numbers, got "
-                f"{count} different integers in {where}: say regression=True for numbers or "
-                "regression=False for classes"
+                f"{count} different integers in {where}: say which (--targets classes or "
+                "numbers; regression=False or True)"
             )
     return kind
 

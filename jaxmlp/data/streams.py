@@ -93,7 +93,12 @@ def _open_table(
 ) -> Inputs:
     table = open_table(path)
     if features is not None:
-        columns = [table.place(name) for name in features]
+        for name in features:
+            if name not in table.header:
+                raise ValueError(
+                    f"{path}: expected a column {name!r} as trained, got {listed(table.header)}"
+                )
+        columns = [table.header.index(name) for name in features]
     else:
         columns = [place for place in input_columns(table) if table.header[place] != target]
     if len(columns) != n_inputs:

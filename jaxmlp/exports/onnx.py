@@ -108,7 +108,8 @@ def to_onnx(
         "import onnxruntime\n\n"
         f"session = onnxruntime.InferenceSession({os.fspath(path)!r})\n"
         f"{inputs_comment(network)}\n"
-        'predictions, logits = session.run(["predictions", "logits"], {"inputs": inputs})\n'
+        'feed = {"inputs": inputs.astype("float32")}\n'
+        'predictions, logits = session.run(["predictions", "logits"], feed)\n'
     )
 
 

@@ -265,8 +265,10 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
     for name in (CONFIG, MODEL):
         if not (folder / name).is_file():
             seeds = sorted(path.parent.name for path in folder.glob(f"seed-*/{MODEL}"))
-            several = f": it holds runs of several seeds, such as {seeds[0]}" if seeds else ""
-            raise FileNotFoundError(f"run: expected {name} in {folder}, got no such file{several}")
+            more = f": it holds runs of several seeds, such as {seeds[0]}" if seeds else ""
+            if name == MODEL:
+                more = f": it has not ended (`jaxmlp train --output {folder} --resume` goes on)"
+            raise FileNotFoundError(f"run: expected {name} in {folder}, got no such file{more}")
     config = _read_config(folder / CONFIG)
     try:
         network = Network(**config.pop("network"))

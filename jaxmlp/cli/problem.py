@@ -1,0 +1,196 @@
+"""The problem that options describe: a network, data and settings that fit each other."""
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmlp.backprop import product
+from jaxmlp.cli.options import REGRESSION, Train
+from jaxmlp.data import (
+    Dataset,
+    Examples,
+    class_weights,
+    example_weights,
+    load_dataset,
+    standardized,
+)
+from jaxmlp.evaluation import checked_examples
+from jaxmlp.network import Network, init
+from jaxmlp.training.runs import fingerprint
+from jaxmlp.training.settings import Settings, check_count, check_number
+from jaxmlp.validation import check_float_dtype, check_name
+
+_LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
+_LOSSES_OF_NUMBERS = ("squared_error", "poisson")
+_MOST_PARAMETERS = 2**40  # no machine holds them; where sizes overflow, XLA aborts the process
+
+
+def arrays(part: Examples, network: Network, data: Dataset) -> tuple[Any, ...]:
+    """Return inputs, targets and weights as the loss takes them: classes, or one-hot rows."""
+    targets = part.targets
+    if data.classes is not None and network.loss != "softmax_cross_entropy":
+        targets = np.eye(network.sizes[-1], dtype=np.float32)[targets]
+    return part.inputs, targets, part.weights
+
+
+def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
+    """Return the network, the data and the settings, checked before a run begins.
+
+    Raises:
+        ValueError: An option that does not fit, or damaged data.
+        TypeError: As for `Network`.
+        OSError: Files that are missing or unreadable.
+    """
+    check_float_dtype(options.dtype)
+    check_count("seeds", options.seeds)
+    check_count("keep", options.keep)
+    if options.checkpoint_every is not None:
+        check_number("checkpoint_every", options.checkpoint_every, 0, math.inf, above=True)
+    if not 0 <= options.seed < 2**63 - options.seeds:
+        raise ValueError(f"seed: expected an integer from 0 to 2^63 - 1, got {options.seed}")
+    if min(options.hidden, default=1) < 1:
+        raise ValueError(f"hidden: expected sizes of at least 1, got {list(options.hidden)}")
+    activation = options.activation[0] if len(options.activation) == 1 else options.activation
+    probe = Network((1, *options.hidden, 1), activation, precision=options.precision)
+    if probe.precision is not None:  # not every device has every precision: ask before the data
+        _check_precision(probe, options.dtype, device)
+    settings = _settings(options)
+    data = load_dataset(
+        options.dataset,
+        options.data_dir,
+        target=options.target,
+        regression=REGRESSION[options.targets],
+        validation_fraction=options.validation_fraction,
+        validation_file=options.validation_file,
+        test_file=options.test_file,
+        seed=options.seed,
+    )
+    if options.standardize:
+        data = standardized(data)
+    known = _LOSSES_OF_NUMBERS if data.classes is None else _LOSSES_OF_CLASSES
+    loss = options.loss or ("squared_error" if data.classes is None else "softmax_cross_entropy")
+    check_name("loss", loss, known)
+    if loss == "poisson" and data.train.targets.min() < 0:
+        raise ValueError("loss: expected targets of at least 0 for poisson, got negative ones")
+    weighted_training(options, data)
+    network = Network(
+        (data.train.inputs.shape[1], *options.hidden, data.n_outputs),
+        activation,
+        loss,
+        options.bias,
+        options.precision,
+    )
+    if network.n_parameters > _MOST_PARAMETERS:
+        raise ValueError(
+            f"hidden: expected at most 2^40 parameters, got {network.n_parameters:,} by "
+            f"{list(options.hidden)}"
+        )
+    settings.check(network)
+    if options.patience is not None or options.monitor != Train.monitor:
+        there = [name for name in ("validation", "test") if getattr(data, name) is not None]
+        if options.monitor.rpartition("_")[0] not in there:
+            raise ValueError(
+                f"monitor: expected the loss or accuracy of a part to judge by that the data have "
+                f"({' and '.join(there) or 'none'}), got {options.monitor}; --validation-fraction "
+                "0.2 puts a validation part aside"
+            )
+    _check_values(options, network, data)
+    return network, data, settings
+
+
+def _check_precision(network: Network, dtype: str, device: Any) -> None:
+    """Raise ValueError where the device has no such matrix product."""
+    one = jax.ShapeDtypeStruct((1, 1), np.dtype(dtype))
+    try:
+        with jax.default_device(device):
+            jax.jit(partial(product, network)).lower(one, one).compile()
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        raise ValueError(
+            f"precision: expected one that {device.device_kind} has for {dtype}, got "
+            f"{network.precision}"
+        ) from error
+
+
+def _check_values(options: Train, network: Network, data: Dataset) -> None:
+    """Raise ValueError where a number does not fit the dtype that is computed in, by its place."""
+    params = jax.eval_shape(lambda: init(network, jax.random.key(0), options.dtype))
+    for name, part in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if part is not None:
+            try:
+                inputs, targets, weights = arrays(part, network, data)
+                checked_examples(network, params, inputs, targets, weights, data.scaling)
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from error
+
+
+def _settings(options: Train) -> Settings:
+    """Return the settings of the training.
+
+    Raises:
+        ValueError: A setting of the optimiser that is no NAME=NUMBER.
+    """
+    chosen = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(Settings)
+        if field.name != "optimizer_settings"
+    }
+    numbers = _pairs("optimizer_settings", options.optimizer_settings)
+    return Settings(**chosen, optimizer_settings=numbers)
+
+
+def weighted_training(options: Train, data: Dataset) -> Examples:
+    """Return the training examples, each weighted as its class.
+
+    Raises:
+        ValueError: The weights are not for these classes, or there are none.
+    """
+    how = _class_weights(options.class_weight)
+    if how is None:
+        return data.train
+    if data.classes is None:
+        raise ValueError(f"class_weight: expected none for {data.name}, a regression")
+    train = data.train
+    of_classes = class_weights(train.targets, data.classes, how)
+    return train._replace(weights=example_weights(train.targets, of_classes, train.weights))
+
+
+def _class_weights(words: tuple[str, ...]) -> Any:
+    """Return None, "balanced", or class → weight.
+
+    Raises:
+        ValueError: A word that is neither `balanced`, alone, nor CLASS=WEIGHT.
+    """
+    if words == ("balanced",) or not words:
+        return words[0] if words else None
+    return _pairs("class_weight", words)
+
+
+def _pairs(option: str, words: tuple[str, ...]) -> dict[str, float]:
+    """Return NAME=NUMBER words as a dictionary.
+
+    Raises:
+        ValueError: A word of another form.
+    """
+    pairs = {}
+    for word in words:
+        name, equals, number = word.rpartition("=")
+        try:
+            if not equals:
+                raise ValueError
+            value = float(number)
+        except ValueError:
+            raise ValueError(f"{option}: expected NAME=NUMBER, got {word!r}") from None
+        if name in pairs:
+            raise ValueError(f"{option}: expected every name once, got {name!r} twice")
+        pairs[name] = value
+    return pairs
+
+
+def fingerprint_of(data: Dataset) -> str:
+    """Return a checksum of all examples, with which a run knows its data again."""
+    parts = (data.train, data.validation, data.test)
+    return fingerprint(*(array for part in parts for array in part or (None,)))
