@@ -129,10 +129,9 @@ def test_a_table_s_strings_are_its_classes_in_alphabetical_order(train):
 
 
 def test_the_target_may_be_any_column(train):
-    # Its integers would be classes if they were not said to be numbers.
-    train("houses.csv", "--target", "rooms", "--regression", "--output", "run")
+    train("houses.csv", "--target", "area", "--output", "run")
     described = config("run")["dataset"]
-    assert described["features"] == ["area", "price"] and described["classes"] is None
+    assert described["features"] == ["rooms", "price"] and described["classes"] is None
 
 
 def test_images_of_bytes_are_scaled_to_1_and_learnt(train):
