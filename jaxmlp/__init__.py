@@ -13,6 +13,7 @@ from jaxmlp.gradients import (
     weighted_gradient_sum,
 )
 from jaxmlp.network import Layer, Network, init
+from jaxmlp.scaling import Scaling
 from jaxmlp.training.loop import Fit, fit
 from jaxmlp.training.runs import load
 from jaxmlp.verification.checks import check_gradients
@@ -24,6 +25,7 @@ __all__ = [
     "Layer",
     "Metrics",
     "Network",
+    "Scaling",
     "Trace",
     "__version__",
     "backward",

@@ -66,7 +66,8 @@ def checked_examples(
 
     The arrays are in the dtypes to compute with, but for bytes, which stay bytes. Where the values
     can be seen they are checked: all finite, classes in 0 … K − 1, weights not negative. Rows of
-    weight 0 may hold anything; they are set to 0.
+    weight 0 may hold anything; they become copies of one that counts. Only ratios of weights
+    matter: the largest is brought to [1, 2) by a power of two, lest half precision overflow.
 
     Raises:
         TypeError: As for `jaxmlp.loss`.
@@ -101,7 +102,11 @@ def checked_examples(
         with np.errstate(over="ignore"):
             targets = targets.astype(wide)
         check_finite("targets", targets)
-    return (ready, targets, weights), left
+    if idle.any() and not idle.all():
+        # A copy computes nothing that is not computed anyway: even zeros might overflow.
+        one = int(np.argmin(idle))
+        ready[idle], targets[idle] = ready[one], targets[one]
+    return (ready, targets, np.ldexp(weights, 1 - np.frexp(weights.max())[1])), left
 
 
 def chunks(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Iterator[Batch]:

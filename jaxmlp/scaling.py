@@ -12,6 +12,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxmlp.validation import as_host_array, check_finite
+
 
 class Scaling(NamedTuple):
     """(x − shift) · factor, with `shift` and `factor` () or (D,)."""
@@ -48,7 +50,13 @@ def prepared_inputs(
 
     Returns:
         The inputs (N, D), and the scaling in that dtype (or wider), or None.
+
+    Raises:
+        TypeError: A scaling that is none.
+        ValueError: One of another shape, or not finite.
     """
+    if scaling is not None:
+        _check(scaling, inputs.shape[1])
     if inputs.dtype == np.uint8:
         wide = jnp.promote_types(dtype, jnp.float32)
         left = None if scaling is None else Scaling(*(np.asarray(part, wide) for part in scaling))
@@ -57,6 +65,18 @@ def prepared_inputs(
         inputs = scaling.on_host(inputs)
     with np.errstate(over="ignore"):  # what is too large for the dtype is seen to be infinite
         return inputs.astype(dtype), None
+
+
+def _check(scaling: Scaling, n_inputs: int) -> None:
+    if not isinstance(scaling, Scaling):
+        raise TypeError(f"scaling: expected a jaxmlp.Scaling, got {type(scaling).__name__}")
+    for name, part in scaling._asdict().items():
+        array = as_host_array(f"scaling.{name}", part)
+        if array.shape not in ((), (n_inputs,)):
+            raise ValueError(
+                f"scaling.{name}: expected shape () or ({n_inputs},), got {array.shape}"
+            )
+        check_finite(f"scaling.{name}", array)
 
 
 def standardization(inputs: np.ndarray, weights: np.ndarray | None = None) -> Scaling:
@@ -77,10 +97,9 @@ def standardization(inputs: np.ndarray, weights: np.ndarray | None = None) -> Sc
     """
     if weights is not None:
         inputs, weights = inputs[weights > 0], weights[weights > 0]
-    mean = np.average(inputs, axis=0, weights=weights).astype(np.float64)
-    spread = np.sqrt(
-        np.average(np.square(np.subtract(inputs, mean, dtype=np.float64)), axis=0, weights=weights)
-    )
+    inputs = inputs.astype(np.float64)
+    mean = np.average(inputs, axis=0, weights=weights)
+    spread = np.sqrt(np.average(np.square(inputs - mean), axis=0, weights=weights))
     # What is left of a constant column after its mean is taken away is rounding.
     constant = spread <= 10 * np.finfo(np.float64).eps * np.abs(mean)
     return Scaling(mean, 1 / np.where(constant, 1, spread))

@@ -343,3 +343,25 @@ def test_no_beginning_of_an_archive_is_taken_for_the_whole(tmp_path):
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         assert str(path) in message_of(ValueError, lambda: load_dataset(path))
+
+
+def test_floats_that_are_no_integers_are_no_classes(tmp_path):
+    path = saved(tmp_path, inputs=INPUTS, targets=np.array([1, 2.5, 1]))
+    assert message_of(ValueError, lambda: load_dataset(path, regression=False)) == (
+        f"{path}: expected integers or strings for classes, got 2.5 in targets[1]"
+    )
+
+
+def test_strings_that_are_not_utf8_and_other_compressions_are_named(tmp_path):
+    path = saved(tmp_path, inputs=INPUTS, targets=np.array([b"a", b"\xe9", b"a"]))
+    assert message_of(ValueError, lambda: load_dataset(path)) == (
+        f"{path}: expected targets in UTF-8, got b'\\xe9'"
+    )
+    with zipfile.ZipFile(saved(tmp_path, **GOOD)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert message_of(ValueError, lambda: load_dataset(path)) == (
+        f"{path}: expected inputs stored or deflated, got another compression"
+    )

@@ -177,6 +177,52 @@ def test_a_checkpoint_that_is_being_written_is_never_read(tmp_path):
     assert first.is_dir()
 
 
+def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
+    save_some(tmp_path)
+    (tmp_path / "36").rename(tmp_path / "36.orbax-checkpoint-tmp")
+    checkpoints = Checkpoints(tmp_path)
+    snapshot, _ = checkpoints.restore(template())
+    train(resume=snapshot, watch=lambda s: checkpoints.save(s) if s.total == 36 else None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["12", "24", "36"]
+
+
+def test_a_checkpoint_earlier_than_those_in_the_folder_is_refused_and_not_silently_left_out(
+    tmp_path,
+):
+    save_some(tmp_path)
+    with pytest.raises(OSError, match="^checkpoints: cannot write in .*: it holds one of step 36"):
+        Checkpoints(tmp_path).save(template()._replace(total=18))
+
+
+@pytest.mark.parametrize("error", [MemoryError, PermissionError])
+def test_what_is_no_fault_of_the_checkpoint_does_not_put_it_aside(tmp_path, monkeypatch, error):
+    *_, last = save_some(tmp_path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Checkpoints, "_read", fail)
+    with pytest.raises(error):
+        Checkpoints(tmp_path).restore(template())
+    assert last.is_dir()
+
+
+def test_the_first_checkpoint_of_a_large_state_waits_for_its_cost_to_be_a_twenty_fifth(
+    tmp_path, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr("jaxmlp.training.checkpoints.time.perf_counter", lambda: now[0])
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, snapshot: saved.append(now[0]))
+    snapshot = template()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((snapshot.state, snapshot.progress)))
+    monkeypatch.setattr("jaxmlp.training.checkpoints._BYTES_PER_SECOND", size / 2)  # 2 s a save
+    checkpoints = Checkpoints(tmp_path)
+    for now[0] in range(1, 60):
+        checkpoints.watch(snapshot)
+    assert saved[0] == 8 + 2 * 25
+
+
 def test_a_full_disk_is_named_and_leaves_earlier_checkpoints_whole(tmp_path):
     save_some(tmp_path)
     checkpoints = Checkpoints(tmp_path)

@@ -206,8 +206,8 @@ def rows_of(*names):
 
 
 def test_the_short_table_passes_as_it_is(short_table):
-    rows = rows_of("float64", "float32", "bfloat16")
-    assert [row.status for row in rows.values()] == ["passed"] * 3
+    rows = rows_of("float64", "float32", "bfloat16", "float16")
+    assert [row.status for row in rows.values()] == ["passed"] * 4
 
 
 @pytest.mark.parametrize("fault", OUR_FAULTS)
@@ -299,12 +299,12 @@ def test_the_row_faults_fails_where_everything_is_named(monkeypatch):
 
 
 def test_every_draw_of_a_row_with_a_margin_keeps_it():
-    for row, margin in (("bfloat16", 5e-2), ("differences", 1e-3)):
+    for row, margin in (("bfloat16", 5e-2), ("float16", 5e-2), ("differences", 1e-3)):
         for number, case in enumerate(trials.cases_of(row, False)):
             if not {"relu", "leaky_relu"} & set(case.network.activations):
                 continue
             draws = trials.draws_of(row, number, trials.Settings(7))
-            assert len(draws.inputs) == (7 if row == "bfloat16" else 1)
+            assert len(draws.inputs) == (1 if row == "differences" else 7)
             for trial in range(len(draws.inputs)):
                 h = draws.inputs[trial]
                 for weight, bias in draws.trial(trial).params[:-1]:

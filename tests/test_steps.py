@@ -1,5 +1,7 @@
 """The regularised step against jax.grad and optax, and what dropout, norms and averages promise."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 from cases import assert_close, in_dtype
 
-from jaxmlp import Network, evaluate, fit, init
+from jaxmlp import Network, evaluate, fit, init, loss_and_gradient
 from jaxmlp.batch import Batch
 from jaxmlp.training.optimizers import (
     OPTIMIZERS,
@@ -51,9 +53,10 @@ def test_the_gradient_under_dropout_is_jax_grad_s_with_the_same_masks():
         params = in_dtype(start(jnp.float64), jnp.float64)
         rates = tuple(jnp.asarray(rate) for rate in (0.2, 0.5, 0.3))
         key = jax.random.key(5)
-        batch = Batch(jnp.asarray(X), jnp.asarray(T), jnp.asarray(W))
+        weights = jnp.asarray(W)
+        batch = Batch(jnp.asarray(X), jnp.asarray(T), weights)
         ours, _ = batch_gradient(NETWORK, params, batch, Regularization(dropout=rates), key, None)
-        masks = draw_masks(NETWORK, rates, key, len(X))
+        masks: Any = draw_masks(NETWORK, rates, key, len(X))
 
         def loss(params):
             a = batch.inputs * masks[0]
@@ -62,7 +65,7 @@ def test_the_gradient_under_dropout_is_jax_grad_s_with_the_same_masks():
                 a = f(a @ layer.weight.T + layer.bias[None, :]) * mask
             z = a @ params[-1].weight.T + params[-1].bias[None, :]
             losses = optax.softmax_cross_entropy_with_integer_labels(z, batch.targets)
-            return jnp.sum(losses * batch.weights) / jnp.sum(batch.weights)
+            return jnp.sum(losses * weights) / jnp.sum(weights)
 
         expected = jax.grad(loss)(params)
         assert_close(jax.device_get(ours), jax.device_get(expected), FLOAT64)
@@ -101,6 +104,15 @@ def test_every_step_draws_other_masks_and_every_key_too():
     plain = train(learning_rate=1e-30).history
     losses = [record["train_loss"] for record in plain]
     assert max(losses) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_an_example_meets_other_masks_in_every_epoch():
+    # One example has one order: with parameters that stand still only the masks are left.
+    fitted = fit(
+        NETWORK, start(), X[:1], T[:1], key=jax.random.key(1), dropout=0.5, optimizer="sgd",
+        learning_rate=1e-30, epochs=6,
+    )  # fmt: skip
+    assert len({record["train_loss"] for record in fitted.history}) > 3
 
 
 def test_dropout_is_not_applied_where_the_network_is_evaluated():
@@ -149,8 +161,8 @@ def test_every_setting_of_every_optimizer_is_data_and_is_optax_s(name):
             theirs = entry.build(0.03, **chosen, weight_decay=0.0)
         results = []
         for optimizer, state in zip((ours, theirs), states, strict=True):
-            for _ in range(2):  # the second step sees the moments of the first
-                updates, state = optimizer.update(gradient, state, params)
+            _, state = optimizer.update(gradient, state, params)
+            updates, _ = optimizer.update(gradient, state, params)  # sees the first one's moments
             results.append(jax.device_get(updates))
     assert_close(*results, FLOAT64)
 
@@ -198,11 +210,21 @@ def test_the_average_is_the_weighted_mean_of_all_parameters_so_far():
     average = jnp.zeros(3)  # whatever it begins with, the first step replaces
     for count, point in enumerate(path):
         average = averaged(
-            average, jnp.asarray(point, jnp.float32), jnp.float32(0.8), jnp.asarray(count)
+            average, jnp.asarray(point, jnp.float32), jnp.float32(0.2), jnp.asarray(count)
         )
     weights = 0.8 ** np.arange(6, -1, -1)
     expected = weights @ path / weights.sum()
     np.testing.assert_allclose(average, expected, rtol=1e-5)  # seven float32 steps
+
+
+def test_a_decay_that_float32_would_round_to_1_gives_the_mean_of_all_parameters():
+    states = []
+    fitted = train(
+        average_decay=1 - 1e-12, batch_size=20, epochs=5, learning_rate=0.5,
+        callbacks=[lambda _, snapshot: states.append(jax.device_get(snapshot.state.params))],
+    )  # fmt: skip
+    expected = np.mean([state[0].weight for state in states], axis=0)
+    np.testing.assert_allclose(fitted.params[0].weight, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_what_is_evaluated_and_returned_is_the_average():
@@ -255,6 +277,30 @@ def test_a_half_precision_gradient_is_that_of_the_rounded_parameters(dtype):
     # What enters a product is rounded to 8 or 11 bits; sums are float32's.
     assert_close(jax.device_get(ours), expected, 8 * float(jnp.finfo(dtype).eps))
     assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
+def test_in_half_precision_too_only_ratios_of_weights_count(factor):
+    # Weights that sum to 1 would be lost below float16's 6e-8, and large ones overflow at 65504.
+    fitted = [
+        fit(
+            NETWORK, start(jnp.float16), X, T, key=jax.random.key(0), sample_weight=weights,
+            optimizer="sgd", learning_rate=0.5, epochs=3, batch_size=8,
+        ).params
+        for weights in (W, factor * W)
+    ]  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, *fitted)
+
+
+def test_parameters_that_overflow_in_half_precision_are_never_returned():
+    # Finite in float32, which is what is trained, but infinite in float16.
+    network = Network((1, 1), loss="squared_error", bias=False)
+    params = init(network, jax.random.key(0), jnp.float16)
+    with pytest.raises(FloatingPointError, match="^training diverged: a parameter became inf in"):
+        fit(
+            network, params, np.ones((1, 1)), np.full(1, 1e5), key=jax.random.key(0),
+            optimizer="sgd", learning_rate=0.9, epochs=1,
+        )  # fmt: skip
 
 
 # Rates.
@@ -316,6 +362,18 @@ def test_the_gradient_norm_is_that_of_the_mean_loss():
     assert fitted.history[0]["gradient_norm"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_gradient_norm_of_an_epoch_is_the_mean_of_every_16th_step_s():
+    fitted = train(batch_size=1, learning_rate=1e-30, epochs=1)
+    words = [int(word) for word in jax.random.key_data(jax.random.key(1))]
+    order = np.random.default_rng([*words, 0]).permutation(20)
+    norms = []
+    for row in order[[0, 16]]:
+        rows = slice(row, row + 1)
+        _, gradient = loss_and_gradient(NETWORK, start(), X[rows], T[rows])
+        norms.append(float(optax.tree.norm(gradient)))
+    assert fitted.history[0]["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-5)
+
+
 def test_compiling_is_timed_apart_and_once():
     fitted = train(Network((4, 7, 3), "softplus"), epochs=3)
     assert [("compile_seconds" in record) for record in fitted.history] == [True, False, False]
@@ -334,8 +392,20 @@ def test_compiling_is_timed_apart_and_once():
         ({"optimizer_settings": {"b1": "x"}}, "optimizer_settings: b1: expected a number, got 'x'"),
         (
             {"optimizer_settings": {"b1": -1}},
-            "optimizer_settings: b1: expected a number of at leas",
+            "optimizer_settings: b1: expected a number in [0, 1), got -1",
         ),
+        ({"optimizer_settings": {"b2": 1}}, "optimizer_settings: b2: expected a number in [0, 1),"),
+        (
+            {"optimizer_settings": {"b2": 1 - 1e-9}},
+            "optimizer_settings: b2: expected a number in [0, 1), got 0.999999999, which float32 r",
+        ),
+        ({"optimizer_settings": {"eps": -1}}, "optimizer_settings: eps: expected a number of at "),
+        (
+            {"max_norm": 1e39},
+            "max_norm: expected a number above 0, got 1e+39, which float32 rounds",
+        ),
+        ({"clip_norm": 1e-50}, "clip_norm: expected a number above 0, got 1e-50, which float32 ro"),
+        ({"dropout": np.full(2, 0.5)}, "dropout: expected a number, got array([0.5, 0.5])"),
         ({"optimizer_settings": [1]}, "optimizer_settings: expected name → number, got [1]"),
         ({"warmup": 1.5}, "warmup: expected a number in [0, 1), got 1.5"),
         ({"weight_decay": -1}, "weight_decay: expected a number of at least 0, got -1"),

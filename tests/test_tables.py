@@ -160,6 +160,11 @@ def test_many_different_integers_are_taken_for_neither_classes_nor_numbers_unask
     assert dataset_of(tmp_path, many, regression=False).n_outputs == 101
 
 
+def test_a_name_is_no_number_where_numbers_are_asked_for(tmp_path):
+    text = message_of(ValueError, lambda: dataset_of(tmp_path, ["1", "x"], regression=True))
+    assert text.endswith("people.csv: expected a number in column 'y' of row 3, got 'x'")
+
+
 def test_any_column_may_be_the_target(tmp_path):
     dataset = load_dataset(saved(tmp_path, "kind,a,b\nx,1,2\ny,3,4\n"), target="kind")
     assert dataset.features == ("a", "b") and dataset.classes == ("x", "y")

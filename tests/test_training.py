@@ -9,9 +9,9 @@ import optax
 import pytest
 from cases import assert_close, compilations, distance, in_dtype
 
-from jaxmlp import Network, evaluate, fit, init
+from jaxmlp import Layer, Network, evaluate, fit, init
 from jaxmlp.batch import Batch
-from jaxmlp.scaling import PIXELS
+from jaxmlp.scaling import PIXELS, Scaling
 from jaxmlp.training.loop import Snapshot, first_snapshot
 from jaxmlp.training.optimizers import OPTIMIZERS, SCHEDULES, optimizer_named, with_numbers
 from jaxmlp.training.settings import Settings
@@ -249,6 +249,89 @@ def test_rows_of_weight_0_may_hold_anything_and_change_nothing():
     assert fitted[0].history[-1]["train_loss"] == fitted[1].history[-1]["train_loss"]
 
 
+def test_a_row_of_weight_0_counts_for_nothing_where_zeros_overflow():
+    # Of zeros the network predicts e^100, beyond float32; of the examples e^0.
+    network = Network((1, 1), loss="poisson")
+    params = (Layer(np.full((1, 1), -100, np.float32), np.full(1, 100, np.float32)),)
+    weights = np.where(np.arange(5) == 3, 0, 1)
+    fitted = fit(
+        network, params, np.ones((5, 1)), np.ones(5), key=jax.random.key(0),
+        sample_weight=weights, epochs=2, learning_rate=1e-4,
+    )  # fmt: skip
+    assert fitted.history[-1]["train_loss"] == pytest.approx(1, abs=1e-4)  # e^0 − 1·0
+
+
+def test_what_is_not_finite_is_named_at_its_own_place_beside_rows_of_weight_0():
+    x = X.copy()
+    x[4, 1] = np.nan
+    weights = np.where(np.arange(30) < 4, 0, W)  # the first row that counts is the bad one
+    message = r"^inputs: expected finite numbers, got nan at \[4, 1\] \(1 of 120 are not finite\)$"
+    with pytest.raises(ValueError, match=message):
+        fit(NETWORK, start(), x, T, key=jax.random.key(0), sample_weight=weights)
+
+
+# Going on from a snapshot.
+
+
+def snapshot_of(key, **changes):
+    """Train, and return the result with its last snapshot."""
+    snapshots = []
+    fitted = train(key, callbacks=[lambda _, snapshot: snapshots.append(snapshot)], **changes)
+    return fitted, snapshots[-1]
+
+
+def test_a_snapshot_may_be_resumed_again_and_again_and_donates_nothing_of_the_caller_s():
+    fitted, snapshot = snapshot_of(5)
+    before = jax.device_get(fitted.params)
+    first, second = (train(5, epochs=4, resume=snapshot) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    jax.tree.map(np.testing.assert_array_equal, first.params, train(5, epochs=4).params)
+    jax.tree.map(np.testing.assert_array_equal, fitted.params, before)
+
+
+def test_other_numbers_count_from_the_snapshot_on():
+    _, snapshot = snapshot_of(5)
+    plain = train(5, epochs=4, resume=snapshot)
+    for change in ({"optimizer_settings": {"b1": 0.5}}, {"learning_rate": 0.02}):
+        other = train(5, epochs=4, resume=snapshot, **change)
+        assert distance(other.params[0].weight, plain.params[0].weight) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "sgd"},
+        {"average_decay": 0.9},
+        {"clip_norm": 1.0},
+        {"network": Network((4, 5, 3), "tanh", bias=False)},
+        {"batch_size": 7},
+        {"n_examples": 20},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_snapshot_of_another_training_is_refused(change):
+    _, snapshot = snapshot_of(5)
+    params = start()
+    if "network" in change:
+        params = jax.tree.map(lambda layer: layer._replace(bias=None), params,
+                              is_leaf=lambda leaf: isinstance(leaf, Layer))  # fmt: skip
+    rows = slice(0, change.get("n_examples", 30))
+    settings = {"batch_size": BATCH_SIZE, "network": NETWORK} | change
+    settings.pop("n_examples", None)
+    with pytest.raises(ValueError, match="^resume: expected a snapshot of a training "):
+        fit(
+            settings.pop("network"), params, X[rows], T[rows], key=jax.random.key(5), epochs=4,
+            resume=snapshot, **settings,
+        )  # fmt: skip
+
+
+def test_a_snapshot_whose_arrays_were_donated_is_refused():
+    snapshots = []
+    train(5, epochs=2, callbacks=[lambda _, snapshot: snapshots.append(snapshot)])
+    with pytest.raises(ValueError, match="^resume: expected a snapshot that holds its arrays"):
+        train(5, resume=snapshots[0])
+
+
 def test_label_smoothing_keeps_the_network_from_growing_certain():
     settings = {"epochs": 300, "batch_size": 32, "learning_rate": 0.02}
     plain, smoothed = train(1, **settings), train(1, label_smoothing=0.3, **settings)
@@ -349,6 +432,28 @@ def test_uint8_inputs_and_batches_larger_than_the_data_are_taken():
     jax.tree.map(np.testing.assert_array_equal, whole[0].params, whole[1].params)
 
 
+def test_bytes_are_scaled_on_the_device_as_numbers_are_on_the_host_and_evaluations_too():
+    x = (20 * (X - X.min())).astype(np.uint8)
+    scaling = Scaling(np.arange(4.0), np.float64(1 / 50))
+    plain = (x - np.arange(4.0)) / 50
+    fitted = [
+        train_on(inputs, scaling=given, evaluation={"all": (inputs, T, W)})
+        for inputs, given in ((x, scaling), (x.astype(int), scaling), (plain, None))
+    ]
+    for other in fitted[:2]:
+        # Forty float32 steps of sgd from inputs that differ in the last digit.
+        assert_close(other.params, fitted[2].params, 1e-5)
+        metrics = evaluate(NETWORK, other.params, plain, T, W)
+        assert other.history[-1]["all_loss"] == pytest.approx(metrics.loss, rel=1e-5)
+
+
+def train_on(inputs, **settings):
+    return fit(
+        NETWORK, start(), inputs, T, key=jax.random.key(1), batch_size=BATCH_SIZE, epochs=10,
+        optimizer="sgd", learning_rate=0.1, **settings,
+    )  # fmt: skip
+
+
 # Bad arguments.
 
 
@@ -376,6 +481,11 @@ def test_uint8_inputs_and_batches_larger_than_the_data_are_taken():
         ({"label_smoothing": 1}, ValueError, "label_smoothing: expected a number in [0, 1), got 1"),
         ({"label_smoothing": -0.1}, ValueError, "label_smoothing: expected a number in [0, 1)"),
         ({"label_smoothing": np.nan}, ValueError, "label_smoothing: expected a number in [0, 1)"),
+        ({"scaling": Scaling(np.zeros(5), 1.0)}, ValueError, "scaling.shift: expected shape () or"),
+        ({"scaling": Scaling(0.0, np.inf)}, ValueError, "scaling.factor: expected finite numbers"),
+        ({"scaling": (0.0, 1.0)}, TypeError, "scaling: expected a jaxmlp.Scaling, got tuple"),
+        ({"evaluation": {"all": X}}, TypeError, "evaluation: expected (inputs, targets) or (inp"),
+        ({"evaluation": {"all": (X,)}}, TypeError, "evaluation: expected (inputs, targets) or ("),
         ({"params": ()}, ValueError, "params: expected 2 layers, got 0"),
         ({"params": None}, TypeError, "params: expected a tuple of 2 jaxmlp.Layer"),
     ],

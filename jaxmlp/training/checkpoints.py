@@ -23,6 +23,7 @@ FOLDER = "checkpoints"
 _SHARE = 0.04  # of the running time, at most
 _FIRST_SECONDS = 8.0  # loading Orbax takes 0.35 s, which a shorter training is spared
 _LEAST_SECONDS = 1.0
+_BYTES_PER_SECOND = 2e8  # a first guess at the speed of saving; measured 2.5e8 to 4.5e8
 _REMEMBER_SECONDS = 1.0
 
 
@@ -44,11 +45,17 @@ class Checkpoints:
         self._saved: int | None = None
         self._good: Snapshot | None = None
         self._remembered = 0.0
-        self._next = time.perf_counter() + (_FIRST_SECONDS if every is None else every)
+        self._begin, self._least = time.perf_counter(), _FIRST_SECONDS
+        self._next: float | None = None
 
     def watch(self, snapshot: Snapshot) -> None:
         """Save the snapshot if it is time. One that is not finite is never saved."""
         now = time.perf_counter()
+        if self._next is None:
+            size = sum(leaf.nbytes for leaf in _arrays(snapshot).values())
+            self._next = self._begin + (
+                self.every or self._least + size / _BYTES_PER_SECOND / _SHARE
+            )
         if now >= self._next:
             if self._is_good(snapshot):
                 self.save(snapshot)
@@ -63,6 +70,7 @@ class Checkpoints:
 
         Raises:
             OSError: It cannot be written: what was there before is as it was.
+            FileExistsError: As an OSError, too: the folder holds a checkpoint of a later step.
         """
         if self._saved == snapshot.total:
             return
@@ -87,7 +95,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             _check_room(self.folder, sum(array.nbytes for array in arrays.values()))
             manager = self._open()
-            manager.save(
+            saved = manager.save(
                 snapshot.total,
                 args=ocp.args.Composite(
                     arrays=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
@@ -95,6 +103,8 @@ class Checkpoints:
                 ),
             )
             manager.wait_until_finished()
+            if not saved:
+                raise FileExistsError(f"it holds one of step {manager.latest_step()} already")
         except Exception as error:  # Orbax, TensorStore and the system each raise their own
             self._manager = None
             raise OSError(
@@ -130,6 +140,10 @@ class Checkpoints:
         Returns:
             The snapshot, with arrays on the default device, or None where there is none; and the
             warnings.
+
+        Raises:
+            MemoryError: There is too little of it.
+            PermissionError: A checkpoint may not be read.
         """
         warnings = []
         if not self.folder.is_dir():
@@ -140,6 +154,8 @@ class Checkpoints:
         for number in numbers:
             try:
                 snapshot = self._read(number, template)
+            except (MemoryError, PermissionError):
+                raise  # that is no fault of the checkpoint
             except Exception as error:  # as many kinds as there are ways to be damaged
                 aside = _free(self.folder / f"damaged-{number}")
                 warnings.append(
@@ -150,8 +166,8 @@ class Checkpoints:
                 self._manager = None
                 continue
             self._saved = number
-            self._next = time.perf_counter() + (self.every or _LEAST_SECONDS)  # Orbax is loaded
-            return snapshot, warnings
+            self._begin, self._least = time.perf_counter(), _LEAST_SECONDS  # Orbax is loaded
+            return _on_device(snapshot), warnings
         return None, warnings
 
     def _read(self, number: int, template: Snapshot) -> Snapshot:
@@ -178,7 +194,7 @@ class Checkpoints:
         ).arrays
         if _digest(read) != about["sha256"]:
             raise ValueError("its arrays are not those that were written")
-        leaves = jax.device_put([read[name] for name in places])
+        leaves = [read[name] for name in places]
         tree = (wanted.state, wanted.progress, best and best.params)
         state, progress, params = jax.tree.unflatten(jax.tree.structure(tree), leaves)
         return Snapshot(
@@ -201,7 +217,9 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.folder.absolute(),
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=self.keep, enable_async_checkpointing=False
+                    max_to_keep=self.keep,
+                    enable_async_checkpointing=False,
+                    cleanup_tmp_directories=True,  # what a kill in the middle of a save left
                 ),
                 item_names=("arrays", "about"),
             )
@@ -209,6 +227,14 @@ class Checkpoints:
 
     def _is_good(self, snapshot: Snapshot) -> bool:
         return bool(np.isfinite(largest(snapshot.state.params)))
+
+
+def _on_device(snapshot: Snapshot) -> Snapshot:
+    state, progress, best = jax.device_put(
+        (snapshot.state, snapshot.progress, snapshot.best and snapshot.best.params)
+    )
+    best = snapshot.best and snapshot.best._replace(params=best)
+    return snapshot._replace(state=state, progress=progress, best=best)
 
 
 def _arrays(snapshot: Snapshot) -> dict[str, Any]:

@@ -184,7 +184,8 @@ def fit(
             after every epoch.
         callbacks: Called after every epoch as callback(record, snapshot).
         watch: Called as watch(snapshot) after every piece of an epoch, about twice a second.
-        resume: A snapshot of the same training, to go on from.
+        resume: A snapshot of the same training, to go on from; it is copied, not donated. Numbers
+            may be other ones and count from here on; so may the number of epochs.
 
     Returns:
         `Fit(params, optimizer_state, history, best_epoch)`. A record of the history holds `epoch`
@@ -253,10 +254,19 @@ def fit(
         )
     others = {}
     for name, arrays in (evaluation or {}).items():
+        if not isinstance(arrays, Sequence) or len(arrays) not in (2, 3):
+            raise TypeError(
+                f"evaluation: expected (inputs, targets) or (inputs, targets, sample_weight) for "
+                f"{name!r}, got {type(arrays).__name__}"
+            )
         checked, scaling_left = checked_examples(network, params, *arrays, scaling=scaling)
         others[name] = scaling_left, jax.device_put(list(chunks(*checked)))
     training = _Training(network, params, settings, key, examples, left, others)
-    snapshot = first_snapshot(network, params, settings) if resume is None else resume
+    del examples  # they are on the device
+    if resume is None:
+        snapshot = first_snapshot(network, params, settings)
+    else:
+        snapshot = training.resumed(resume, params)
     return training.run(snapshot, callbacks, watch)
 
 
@@ -290,6 +300,47 @@ class _Training:
         self.key = None if self.regularization.dropout is None else key
         self.per_second = _FIRST_PIECE / _PIECE_SECONDS  # steps
         self.history: list[Record] = []  # grows: a tuple anew each epoch would be quadratic
+
+    def resumed(self, snapshot: Snapshot, params: Parameters) -> Snapshot:
+        """Return a copy of a snapshot of this training, with the numbers of the settings.
+
+        Args:
+            snapshot: The snapshot.
+            params: The initial parameters; only their shapes and dtypes count.
+
+        Raises:
+            ValueError: It is of another training, or its arrays are gone.
+        """
+
+        def shapes(state: TrainingState) -> Any:
+            return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+
+        first = jax.eval_shape(
+            lambda params: first_snapshot(self.network, params, self.settings).state, params
+        )
+        if shapes(snapshot.state) != shapes(first):
+            raise ValueError(
+                "resume: expected a snapshot of a training of this network with this optimizer and "
+                "the same settings on and off, got another one's"
+            )
+        if snapshot.total != snapshot.epoch * self.steps + snapshot.step:
+            raise ValueError(
+                f"resume: expected a snapshot of a training with {self.steps} steps an epoch, got "
+                f"one of {snapshot.total} steps in {snapshot.epoch} epochs and {snapshot.step} "
+                "steps: the examples or the batch size are others"
+            )
+        leaves = jax.tree.leaves((snapshot.state, snapshot.progress))
+        if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in leaves):
+            raise ValueError(
+                "resume: expected a snapshot that holds its arrays, got one that a training has "
+                "gone on from: copy what must outlive it"
+            )
+        copied: Any = jax.tree.map(partial(jnp.array, copy=True), snapshot.state)
+        numbers = with_numbers(copied.optimizer_state, self.settings.numbers)
+        return snapshot._replace(
+            state=copied._replace(optimizer_state=numbers),
+            progress=jax.tree.map(partial(jnp.array, copy=True), snapshot.progress),
+        )
 
     def run(
         self,
@@ -390,7 +441,7 @@ class _Training:
             for name, prepared in self.others.items()
         }
         what = f"epoch {epoch} of {self.settings.epochs}"
-        _check_convergence(figures, snapshot.state.params, what, self.settings.learning_rate)
+        _check_convergence(figures, model, what, self.settings.learning_rate)
         record: Record = {"epoch": epoch}
         for name, metrics in figures.items():
             record[f"{name}_loss"] = metrics.loss

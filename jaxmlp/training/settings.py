@@ -63,7 +63,9 @@ class Settings:
                     f"optimizer_settings: expected {', '.join(known) or 'none'} for "
                     f"{self.optimizer}, got {name!r}"
                 )
-            check_number(f"optimizer_settings: {name}", value, 0, math.inf)
+            # All but eps are shares of what was, in whose powers optax divides by 1 − share^t.
+            high = math.inf if name == "eps" else 1
+            check_number(f"optimizer_settings: {name}", value, 0, high)
         check_number("learning_rate", self.learning_rate, 0, math.inf, above=True)
         check_name("schedule", self.schedule, SCHEDULES)
         check_number("warmup", self.warmup, 0, 1)
@@ -80,10 +82,10 @@ class Settings:
                 f"dropout: expected one rate or {hidden}, one for each hidden layer, got "
                 f"{len(self.dropout)}"
             )
-        if any(self.dropout) and not hidden:
-            raise ValueError("dropout: expected none for a network without a hidden layer")
         for value in self.dropout:
             check_number("dropout", value, 0, 1)
+        if any(self.dropout) and not hidden:
+            raise ValueError("dropout: expected none for a network without a hidden layer")
         check_number("input_dropout", self.input_dropout, 0, 1)
         for name, values in (("dropout", self.dropout), ("input_dropout", (self.input_dropout,))):
             if max(values, default=0) > _LARGEST_RATE:
@@ -94,7 +96,7 @@ class Settings:
                 f"label_smoothing: expected 0 for the loss {network.loss}, which has none"
             )
         if self.average_decay is not None:
-            check_number("average_decay", self.average_decay, 0, 1, above=True)
+            check_number("average_decay", self.average_decay, 0, 1, above=True, rounded=False)
         if self.patience is not None:
             check_count("patience", self.patience)
         if not isinstance(self.monitor, str) or not self.monitor.endswith(("_loss", "_accuracy")):
@@ -141,7 +143,7 @@ class Settings:
             label_smoothing=number(self.label_smoothing),
             dropout=tuple(number(rate) for rate in rates) if any(rates) else None,
             max_norm=number(self.max_norm),
-            average_decay=number(self.average_decay),
+            average_forgets=number(self.average_decay and 1 - self.average_decay),
         )
 
     def rates(self, first: int, end: int, total: int) -> np.ndarray:
@@ -150,8 +152,12 @@ class Settings:
         return learning_rates(self.learning_rate, self.schedule, self.warmup, steps, total)
 
 
-def check_number(name: str, value: Any, low: float, high: float, *, above: bool = False) -> None:
+def check_number(
+    name: str, value: Any, low: float, high: float, *, above: bool = False, rounded: bool = True
+) -> None:
     """Raise unless `value` is a number in [low, high), or in (low, high) where it must be above.
+
+    Where it is to be used `rounded` to float32, it must be there after that, too.
 
     Raises:
         TypeError: It is no number.
@@ -159,13 +165,16 @@ def check_number(name: str, value: Any, low: float, high: float, *, above: bool 
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name}: expected a number, got {value!r:.60}")
-    if low <= value < high and not (above and value == low):
+    with np.errstate(over="ignore"):
+        held = float(np.float32(value)) if rounded else value
+    if low <= value < high and low <= held < high and not (above and low in (value, held)):
         return
     if high < math.inf:
         expected = f"in {'(' if above else '['}{low:g}, {high:g})"
     else:
         expected = f"above {low:g}" if above else f"of at least {low:g}"
-    raise ValueError(f"{name}: expected a number {expected}, got {value!r}")
+    rounds = f", which float32 rounds to {held:g}" if low < value < high else ""
+    raise ValueError(f"{name}: expected a number {expected}, got {value!r}{rounds}")
 
 
 def check_count(name: str, value: Any) -> None:

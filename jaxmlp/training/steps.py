@@ -37,13 +37,14 @@ class Regularization(NamedTuple):
     """What is done beside the plain step, each a number () and data, or None where it is not done.
 
     `dropout` has a rate for the inputs and for each hidden layer. `max_norm` bounds the norm of
-    the incoming weights of every hidden unit. `average_decay` is that of the averaged parameters.
+    the incoming weights of every hidden unit. `average_forgets` is 1 − d for the averaged
+    parameters' decay d, which would round to 1 itself.
     """
 
     label_smoothing: Array | None = None
     dropout: tuple[Array | None, ...] | None = None
     max_norm: Array | None = None
-    average_decay: Array | None = None
+    average_forgets: Array | None = None
 
 
 class Progress(NamedTuple):
@@ -167,8 +168,8 @@ def training_step(
         moved = bounded(moved, regularization.max_norm)
     average = state.average
     if average is not None:
-        assert regularization.average_decay is not None and count is not None
-        average = averaged(average, moved, regularization.average_decay, count)
+        assert regularization.average_forgets is not None and count is not None
+        average = averaged(average, moved, regularization.average_forgets, count)
     return TrainingState(moved, optimizer_state, average), sums, gradient
 
 
@@ -188,13 +189,15 @@ def bounded(params: Parameters, max_norm: Array) -> Parameters:
     return (*(rows(layer) for layer in params[:-1]), params[-1])
 
 
-def averaged(average: Parameters, params: Parameters, decay: Array, count: Array) -> Parameters:
+def averaged(average: Parameters, params: Parameters, forgets: Array, count: Array) -> Parameters:
     """Return the exponential average of all parameters so far, Σ d^(t−i) p_i / Σ d^(t−i).
+
+    With `forgets` = 1 − d, however small: the mean of all of them where d is as good as 1.
 
     Divided by its sum of weights at every step, it owes nothing to where it began.
     """
-    steps = count.astype(decay.dtype) + 1
-    share = (1 - decay) / -jnp.expm1(steps * jnp.log(decay))
+    steps = count.astype(forgets.dtype) + 1
+    share = forgets / -jnp.expm1(steps * jnp.log1p(-forgets))
     return jax.tree.map(
         lambda old, new: old + share.astype(old.dtype) * (new - old), average, params
     )

@@ -1,4 +1,4 @@
-"""The rows that compare our gradient with `jax.grad`: a grid of architectures, three precisions.
+"""The rows that compare our gradient with `jax.grad`: a grid of architectures, four precisions.
 
 Each precision is compared with `jax.grad` in float64 at the same, rounded parameters: in float32
 `jax.grad` is itself up to 1e-5 off where units saturate.
@@ -16,9 +16,9 @@ from jaxmlp.verification.evidence import (
     worst_of,
 )
 from jaxmlp.verification.trials import (
-    BFLOAT16,
     FLOAT32,
     FLOAT64,
+    HALVES,
     Settings,
     call_of,
     cases_of,
@@ -27,8 +27,8 @@ from jaxmlp.verification.trials import (
 )
 
 # Nearer to a kink than this, rounding decides the side, and with it the derivative.
-# The draws of bfloat16 keep theirs from the beginning, so many would be lost.
-_KINK_MARGINS = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.0}
+# The draws of half precision keep theirs from the beginning, so many would be lost.
+_KINK_MARGINS = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.0, "float16": 0.0}
 
 
 def float64(settings: Settings) -> list[Found]:
@@ -41,15 +41,15 @@ def float32(settings: Settings) -> list[Found]:
     return [narrow for _, narrow in _wide_and_narrow(settings)]
 
 
-def bfloat16(settings: Settings) -> list[Found]:
-    """Compare ours in bfloat16."""
-    cases = cases_of("bfloat16", settings.full)
+def half(row: str, settings: Settings) -> list[Found]:
+    """Compare ours in half a precision: the row "bfloat16" or "float16"."""
+    cases = cases_of(row, settings.full)
 
     def judge(number: int) -> Found:
         case = cases[number]
-        draws = draws_of("bfloat16", number, settings)
-        evidence = gather(case.network, draws, BFLOAT16, FLOAT64)
-        return _worst("bfloat16", number, case, draws, evidence, settings)
+        draws = draws_of(row, number, settings)
+        evidence = gather(case.network, draws, HALVES[row], FLOAT64)
+        return _worst(row, number, case, draws, evidence, settings)
 
     return in_parallel(judge, len(cases))
 

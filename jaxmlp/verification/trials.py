@@ -15,20 +15,21 @@ from jaxmlp.verification.evidence import gather, in_dtype, make_draws, our_gradi
 
 FLOAT64 = np.dtype(np.float64)
 FLOAT32 = np.dtype(np.float32)
-BFLOAT16 = np.dtype(jnp.bfloat16)
+HALVES = {"bfloat16": np.dtype(jnp.bfloat16), "float16": np.dtype(np.float16)}
 
 # Row → the stream of random numbers that its draws come from; the grid's precisions share theirs.
 _STREAMS = {
     "float64": 0,
     "float32": 0,
     "bfloat16": 0,
+    "float16": 0,
     "differences": 2,
     "numpy": 3,
     "contractions": 4,
 }
 
 # How far from a kink all units keep, where a step or a rounding could cross it.
-_MARGINS = {"bfloat16": 5e-2, "differences": 1e-3}
+_MARGINS = {"bfloat16": 5e-2, "float16": 5e-2, "differences": 1e-3}
 
 
 class Settings(NamedTuple):
@@ -41,7 +42,7 @@ class Settings(NamedTuple):
 
 def cases_of(row: str, full: bool) -> list[Case]:
     """Return the cases of a row; `full` matters to the grid alone."""
-    if row == "bfloat16":
+    if row in HALVES:
         return sample()
     if row in ("differences", "numpy"):
         return sample("highest")
@@ -102,7 +103,7 @@ def repeat(
     """Return one trial of the table, as its report names it.
 
     Args:
-        row: "float64", "float32", "bfloat16", "contractions", "differences" or "numpy".
+        row: "float64", "float32", "bfloat16", "float16", "contractions", "differences" or "numpy".
         case: The number of the architecture.
         trial: The draw.
         trials: How many draws the table was made with.
@@ -125,7 +126,7 @@ def repeat(
     draws = draws_of(row, case, settings)
     if not 0 <= trial < len(draws.inputs):
         raise ValueError(f"trial: expected 0 to {len(draws.inputs) - 1}, got {trial}")
-    evidence = gather(network, draws, BFLOAT16 if row == "bfloat16" else FLOAT64, FLOAT64)
+    evidence = gather(network, draws, HALVES.get(row, FLOAT64), FLOAT64)
     if row == "float32":
         evidence = evidence._replace(ours=our_gradients(network, draws, FLOAT32))
     return {

@@ -1,0 +1,1 @@
+"""Measurements of jaxmlp, each run with one command."""
