@@ -279,7 +279,7 @@ TRAIN = {
         None, "--optimizer-settings b1", "optimizer_settings: expected NAME=NUMBER, got 'b1'",
     ),
     "a setting below 0": (
-        None, "--optimizer-settings b1=-1", "optimizer_settings: b1: expected a number of at least",
+        None, "--optimizer-settings b1=-1", "optimizer_settings: b1: expected a number in [0, 1)",
     ),
     "more units than memory": (
         None, "--hidden 2147483647 2147483647", "hidden: expected at most 2^40 parameters, got 4,6",
