@@ -78,7 +78,10 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         monkeypatch.chdir(folder)
         write_data(folder)
         options = {
-            "animals": ("animals.csv", "--standardize", "--validation-fraction", "0.2"),
+            "animals": (
+                *("animals.csv", "--standardize", "--validation-fraction", "0.2"),
+                *("--epochs", "40", "--learning-rate", "0.05"),
+            ),
             "images": ("images.npz",),
             "houses": ("houses.csv", "--standardize"),
         }

@@ -637,7 +637,7 @@ def test_the_other_commands_refuse_in_one_sentence(command, trained, damage, arg
 RESUME = {
     "another network": (None, "--hidden 5", "hidden: expected [4], with which animals was begun,"),
     "another seed": (None, "--seed 1", "seed: expected 0, with which animals was begun, got 1"),
-    "more epochs": (None, "--epochs 3", "epochs: expected 2, with which animals was begun, got 3"),
+    "more epochs": (None, "--epochs 3", "epochs: expected 40, with which animals was begun, got 3"),
     "another switch": (
         None, "--no-standardize", "standardize: expected True, with which animals was begun, got F",
     ),

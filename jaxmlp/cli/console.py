@@ -103,7 +103,7 @@ def use_compile_cache(folder: Path) -> None:
     from jax.experimental.compilation_cache import compilation_cache
 
     folder.mkdir(parents=True, exist_ok=True)
-    compilation_cache.reset_cache()  # the first program to be compiled decides for all others
+    compilation_cache.reset_cache()  # JAX stays with the folder that it began with
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
