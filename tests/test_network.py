@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmlp import Layer, Network, init, loss
+from jaxmlp import Layer, Network, init, loss, predictions
 from jaxmlp.activations import ACTIVATIONS
-from jaxmlp.network import check_parameters
+from jaxmlp.network import check_parameters, with_mean_outputs
 
 RECTIFIERS = {"relu", "leaky_relu", "elu", "silu", "gelu", "gelu_tanh"}
 
@@ -276,3 +276,14 @@ def test_parameters_that_fit_pass_and_so_do_traced_ones():
     check_parameters(NETWORK, layers())
     check_parameters(NETWORK, list(layers()))
     jax.eval_shape(lambda params: check_parameters(NETWORK, params), layers())
+
+
+def test_a_regression_begins_at_the_weighted_mean_of_its_targets():
+    targets, weights = np.array([[100.0, 1.0], [300.0, 4.0]]), np.array([3.0, 1.0])
+    x = np.zeros((1, 4))  # tanh(0) = 0: what is left is the bias
+    for name, targets_mean in (("squared_error", [150, 1.75]), ("poisson", [150, 1.75])):
+        network = Network((4, 3, 2), "tanh", name)
+        params = init(network, jax.random.key(0))
+        params = with_mean_outputs(network, params, targets, weights)
+        # (3 · 100 + 300)/4 and (3 · 1 + 4)/4; the Poisson's prediction is e^z.
+        np.testing.assert_allclose(predictions(network, params, x)[0], targets_mean, rtol=1e-6)

@@ -23,7 +23,7 @@ from jaxmlp.cli.console import (
 from jaxmlp.cli.options import OF_THE_TRAINING, Train
 from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
 from jaxmlp.data import Dataset
-from jaxmlp.network import Network, init
+from jaxmlp.network import Network, init, with_mean_outputs
 from jaxmlp.progress import Progress, say
 from jaxmlp.training import runs
 from jaxmlp.training.checkpoints import FOLDER as CHECKPOINTS
@@ -90,6 +90,8 @@ class _Member:
         first_key, order_key = jax.random.split(jax.random.key(self.seed))
         # A CPU's memory that does not suffice is said here, and aborts the process elsewhere.
         params = jax.block_until_ready(init(network, first_key, options.dtype))
+        if self.data.classes is None and network.bias:
+            params = with_mean_outputs(network, params, *self.data.train[1:])
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, options.keep, options.checkpoint_every)
         snapshot = self._restored(checkpoints, params)
         steps = -(-len(self.data.train.targets) // options.batch_size)
