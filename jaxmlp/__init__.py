@@ -14,7 +14,8 @@ from jaxmlp.gradients import (
 )
 from jaxmlp.network import Layer, Network, init
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.loop import Fit, fit
+from jaxmlp.training.epochs import Fit
+from jaxmlp.training.loop import fit
 from jaxmlp.training.runs import load
 from jaxmlp.verification.checks import check_gradients
 

@@ -13,10 +13,10 @@ import pytest
 from cases import in_dtype
 
 from jaxmlp import Network, fit, init
-from jaxmlp.training import loop
+from jaxmlp.training import epochs
 from jaxmlp.training.checkpoints import Checkpoints
-from jaxmlp.training.loop import first_snapshot
 from jaxmlp.training.settings import Settings
+from jaxmlp.training.snapshots import first_snapshot
 
 NETWORK = Network((4, 6, 5, 3), "tanh")
 RNG = np.random.default_rng(3)
@@ -80,8 +80,8 @@ def cut_at(total, checkpoints):
 @pytest.fixture
 def short_pieces(monkeypatch):
     """Pieces of five steps, so that epochs of twelve are cut in the middle."""
-    monkeypatch.setattr(loop, "_PIECE_SECONDS", 1e-9)
-    monkeypatch.setattr(loop._Training, "smallest_piece", 5)
+    monkeypatch.setattr(epochs, "_PIECE_SECONDS", 1e-9)
+    monkeypatch.setattr(epochs.Training, "smallest_piece", 5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])

@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(command, whol
     result = command("train", "--resume", "--output", "run")
     assert result.status == 0
     assert result.errors.startswith("jaxmlp: checkpoint run/checkpoints/21 is damaged (")
-    assert result.errors.endswith("it is now damaged-21, and the one before it is taken\n")
+    assert result.errors.endswith("it is set aside as damaged-21\n")
     assert result.errors.count("\n") == 1
     assert "resumed   after 6 epochs" in result.output.splitlines()
     assert_same("run", whole)

@@ -12,9 +12,9 @@ from cases import assert_close, compilations, distance, in_dtype
 from jaxmlp import Layer, Network, evaluate, fit, init
 from jaxmlp.batch import Batch
 from jaxmlp.scaling import PIXELS, Scaling
-from jaxmlp.training.loop import Snapshot, first_snapshot
 from jaxmlp.training.optimizers import OPTIMIZERS, SCHEDULES, optimizer_named, with_numbers
 from jaxmlp.training.settings import Settings
+from jaxmlp.training.snapshots import Snapshot, first_snapshot
 from jaxmlp.training.steps import TrainingState, run_steps, training_step
 from jaxmlp.verification import oracles
 

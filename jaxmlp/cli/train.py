@@ -28,9 +28,11 @@ from jaxmlp.progress import Progress, say
 from jaxmlp.training import runs
 from jaxmlp.training.checkpoints import FOLDER as CHECKPOINTS
 from jaxmlp.training.checkpoints import Checkpoints
+from jaxmlp.training.epochs import Fit
 from jaxmlp.training.interruption import Interruption, Stopped
-from jaxmlp.training.loop import Fit, Record, Snapshot, first_snapshot, fit
+from jaxmlp.training.loop import fit
 from jaxmlp.training.settings import Settings
+from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot
 
 
 def train(options: Train) -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmlp.training.loop import Best, Snapshot, largest
+from jaxmlp.training.snapshots import Best, Snapshot, largest
 
 FOLDER = "checkpoints"
 _SHARE = 0.04  # of the running time, at most
@@ -160,7 +160,7 @@ class Checkpoints:
                 aside = _free(self.folder / f"damaged-{number}")
                 warnings.append(
                     f"checkpoint {self.folder / str(number)} is damaged ({_reason(error)}): it is "
-                    f"now {aside.name}, and the one before it is taken"
+                    f"set aside as {aside.name}"
                 )
                 (self.folder / str(number)).rename(aside)
                 self._manager = None

@@ -1,0 +1,307 @@
+"""The epochs of a training: pieces of compiled steps, over data that stay on the device.
+
+An epoch runs in pieces of about half a second, between which it can be watched, saved and stopped;
+the pieces change nothing in what is computed.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxmlp.batch import Batch
+from jaxmlp.evaluation import (
+    Metrics,
+    evaluate_chunks,
+    padded,
+    padded_batch,
+)
+from jaxmlp.network import Network, Parameters
+from jaxmlp.scaling import Scaling
+from jaxmlp.training.optimizers import with_numbers
+from jaxmlp.training.settings import Settings
+from jaxmlp.training.snapshots import Best, Record, Snapshot, first_snapshot, largest
+from jaxmlp.training.steps import (
+    NORM_EVERY,
+    Progress,
+    TrainingState,
+    cast,
+    no_progress,
+    run_steps,
+)
+
+_SMALLEST_BUCKET = 2048
+_LARGEST_STEP = 65536
+_FIRST_PIECE = 64  # steps, before their speed is known
+_PIECE_SECONDS = 0.5
+
+
+class Fit(NamedTuple):
+    """What `fit` returns: parameters, the optimiser's last state, and a record of every epoch.
+
+    `best_epoch` is the epoch that the parameters are from: the last, or with early stopping the one
+    whose monitored figure was the best.
+    """
+
+    params: Parameters
+    optimizer_state: Any
+    history: list[Record]
+    best_epoch: int
+
+
+Callback = Callable[[Record, Snapshot], None]
+
+
+class Training:
+    """A training under way: what does not change while it runs, and the steps of running it."""
+
+    smallest_piece = 1
+
+    def __init__(
+        self,
+        network: Network,
+        params: Parameters,
+        settings: Settings,
+        key: Array,
+        examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+        scaling: Scaling | None,
+        others: Mapping[str, tuple[Scaling | None, list[Batch]]],
+    ) -> None:
+        self.network, self.settings = network, settings
+        self.scaling, self.others = scaling, others
+        self.n_examples = len(examples[0])
+        self.dtype = np.dtype(params[0].weight.dtype)
+        rows = _bucket(self.n_examples)
+        self.data: Batch = jax.device_put(padded_batch(*examples, rows))
+        self.batch_size = min(settings.batch_size, rows)  # beyond: nothing but padding
+        self.longest = -(-rows // self.batch_size)
+        self.steps = -(-self.n_examples // self.batch_size)
+        self.words = np.asarray(jax.random.key_data(key)).tolist()
+        self.wide = np.promote_types(self.dtype, np.float32)
+        self.regularization = settings.regularization(network, self.wide)
+        self.key = None if self.regularization.dropout is None else key
+        self.per_second = _FIRST_PIECE / _PIECE_SECONDS  # steps
+        self.history: list[Record] = []  # grows: a tuple anew each epoch would be quadratic
+
+    def resumed(self, snapshot: Snapshot, params: Parameters) -> Snapshot:
+        """Return a copy of a snapshot of this training, with the numbers of the settings.
+
+        Args:
+            snapshot: The snapshot.
+            params: The initial parameters; only their shapes and dtypes count.
+
+        Raises:
+            ValueError: It is of another training, or its arrays are gone.
+        """
+
+        def shapes(state: TrainingState) -> Any:
+            return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+
+        first = jax.eval_shape(
+            lambda params: first_snapshot(self.network, params, self.settings).state, params
+        )
+        if shapes(snapshot.state) != shapes(first):
+            raise ValueError(
+                "resume: expected a snapshot of a training of this network with this optimizer and "
+                "the same settings on and off, got another one's"
+            )
+        if snapshot.total != snapshot.epoch * self.steps + snapshot.step:
+            raise ValueError(
+                f"resume: expected a snapshot of a training with {self.steps} steps an epoch, got "
+                f"one of {snapshot.total} steps in {snapshot.epoch} epochs and {snapshot.step} "
+                "steps: the examples or the batch size are others"
+            )
+        leaves = jax.tree.leaves((snapshot.state, snapshot.progress))
+        if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in leaves):
+            raise ValueError(
+                "resume: expected a snapshot that holds its arrays, got one that a training has "
+                "gone on from: copy what must outlive it"
+            )
+        copied: Any = jax.tree.map(partial(jnp.array, copy=True), snapshot.state)
+        numbers = with_numbers(copied.optimizer_state, self.settings.numbers)
+        return snapshot._replace(
+            state=copied._replace(optimizer_state=numbers),
+            progress=jax.tree.map(partial(jnp.array, copy=True), snapshot.progress),
+        )
+
+    def run(
+        self,
+        snapshot: Snapshot,
+        callbacks: Sequence[Callback],
+        watch: Callable[[Snapshot], None] | None,
+    ) -> Fit:
+        """Return the network trained from the snapshot on."""
+        compiling = None
+        self.history = list(snapshot.history)
+        if not self._done(snapshot):
+            snapshot, compiling = self._compiled(snapshot)
+        while not self._done(snapshot):
+            order, rates = self._order(snapshot.epoch)
+            while snapshot.step < self.steps:
+                snapshot = self._piece(snapshot, order, rates)
+                if watch is not None and snapshot.step < self.steps:
+                    watch(snapshot)
+            snapshot, record = self._completed(snapshot, compiling)
+            compiling = None
+            for callback in callbacks:
+                callback(record, snapshot)
+            if watch is not None:
+                watch(snapshot)
+        best, state = snapshot.best, snapshot.state
+        model = self._model(state) if best is None else cast(best.params, self.dtype)
+        epoch = snapshot.epoch if best is None else best.epoch
+        return Fit(model, state.optimizer_state, self.history, epoch)
+
+    def _compiled(self, snapshot: Snapshot) -> tuple[Snapshot, float]:
+        """Return the snapshot after no step at all, and the seconds that compiling took."""
+        begin = time.perf_counter()
+        order, rates = self._order(snapshot.epoch)
+        state, progress = self._run(snapshot, order, rates, snapshot.step)
+        for scaling, batches in self.others.values():
+            evaluate_chunks(self.network, self._model(state), scaling, batches[:1])
+        jax.block_until_ready((state, progress))
+        return snapshot._replace(state=state, progress=progress), time.perf_counter() - begin
+
+    def _order(self, epoch: int) -> tuple[Array, Array]:
+        """Return an epoch's order of the examples and its learning rates, padded, on the device."""
+        shuffle = np.random.default_rng([*self.words, epoch])
+        order = shuffle.permutation(self.n_examples).astype(np.int32)
+        first, total = epoch * self.steps, self.settings.epochs * self.steps
+        rates = self.settings.rates(first, first + self.steps, total).astype(self.wide)
+        return jax.device_put(
+            (padded(order, self.longest * self.batch_size), padded(rates, self.longest))
+        )
+
+    def _run(
+        self, snapshot: Snapshot, order: Array, rates: Array, end: int
+    ) -> tuple[TrainingState, Progress]:
+        before = snapshot.epoch * self.steps
+        place = {
+            "first": snapshot.step, "end": end, "n_examples": self.n_examples, "before": before,
+        }  # fmt: skip
+        return run_steps(
+            self.network,
+            snapshot.state,
+            snapshot.progress,
+            self.data,
+            order,
+            rates,
+            self.regularization,
+            self.scaling,
+            self.key,
+            {name: np.int32(value) for name, value in place.items()},
+            optimizer=self.settings.transformation,
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+        )
+
+    def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
+        """Return the snapshot after the next half second of steps."""
+        size = max(self.smallest_piece, int(self.per_second * _PIECE_SECONDS))
+        end = min(self.steps, snapshot.step + size)
+        if self.steps - end <= size // 2:  # no crumbs
+            end = self.steps
+        begin = time.perf_counter()
+        state, progress = jax.block_until_ready(self._run(snapshot, order, rates, end))
+        seconds = time.perf_counter() - begin
+        self.per_second = (end - snapshot.step) / seconds
+        return snapshot._replace(
+            step=end,
+            total=snapshot.total + end - snapshot.step,
+            state=state,
+            progress=progress,
+            seconds=snapshot.seconds + seconds,
+        )
+
+    def _completed(self, snapshot: Snapshot, compiling: float | None) -> tuple[Snapshot, Record]:
+        """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
+        network, epoch = self.network, snapshot.epoch + 1
+        model = self._model(snapshot.state)
+        progress = jax.device_get(snapshot.progress)
+        figures = {"train": progress.sums.metrics(network)} | {
+            name: evaluate_chunks(network, model, *prepared)
+            for name, prepared in self.others.items()
+        }
+        what = f"epoch {epoch} of {self.settings.epochs}"
+        _check_convergence(figures, model, what, self.settings.learning_rate)
+        record: Record = {"epoch": epoch}
+        for name, metrics in figures.items():
+            record[f"{name}_loss"] = metrics.loss
+            if metrics.accuracy is not None:
+                record[f"{name}_accuracy"] = metrics.accuracy
+            if name == "train":
+                norm = float(progress.gradient_norms) / -(-self.steps // NORM_EVERY)
+                if np.isfinite(norm):  # it may overflow where the parameters do not
+                    record["gradient_norm"] = norm
+        seconds = snapshot.seconds
+        record |= {"seconds": seconds, "examples_per_second": self.n_examples / seconds}
+        if compiling is not None:
+            record["compile_seconds"] = compiling
+        self.history.append(record)
+        return Snapshot(
+            epoch=epoch,
+            step=0,
+            total=snapshot.total,
+            state=snapshot.state,
+            progress=no_progress(self.dtype),
+            best=self._best(snapshot.best, model, record),
+            history=self.history,
+        ), record
+
+    def _best(self, best: Best | None, model: Parameters, record: Record) -> Best | None:
+        if self.settings.patience is None:
+            return None
+        value = record[self.settings.monitor]
+        if best is not None:
+            better = value > best.value if self._rising else value < best.value
+            if not better:
+                return best
+        return Best(jax.tree.map(partial(jnp.array, copy=True), model), value, int(record["epoch"]))
+
+    @property
+    def _rising(self) -> bool:
+        return self.settings.monitor.endswith("_accuracy")
+
+    def _done(self, snapshot: Snapshot) -> bool:
+        """Tell whether all epochs are done, or patience has run out."""
+        patience, best = self.settings.patience, snapshot.best
+        if patience is not None and best is not None and snapshot.epoch - best.epoch >= patience:
+            return True
+        return snapshot.epoch >= self.settings.epochs
+
+    def _model(self, state: TrainingState) -> Parameters:
+        """Return the parameters to predict with: the average where there is one."""
+        params = state.params if state.average is None else state.average
+        return cast(params, self.dtype)
+
+
+def _bucket(n_examples: int) -> int:
+    """Return the padded number of rows: a power of two up to 65,536, then a multiple of it."""
+    if n_examples > _LARGEST_STEP:
+        return -(-n_examples // _LARGEST_STEP) * _LARGEST_STEP
+    return max(_SMALLEST_BUCKET, 1 << (n_examples - 1).bit_length())
+
+
+def _check_convergence(
+    figures: Mapping[str, Metrics], params: Parameters, epoch: str, rate: float
+) -> None:
+    """Raise where an epoch ended with a loss or a parameter that is not finite.
+
+    The training loss is that before each step: what the last step did shows in the others.
+
+    Raises:
+        FloatingPointError: With the name of the figure and the epoch.
+    """
+    losses = {f"the {name} loss": metrics.loss for name, metrics in figures.items()}
+    sizes = {"a parameter": float(largest(params))}
+    for name, value in (losses | sizes).items():
+        if not np.isfinite(value):
+            raise FloatingPointError(
+                f"training diverged: {name} became {value} in {epoch}; a learning rate below "
+                f"{rate:g} may help"
+            )

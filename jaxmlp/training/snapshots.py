@@ -1,0 +1,73 @@
+"""A training under way, as it is stopped, kept and gone on with."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxmlp.network import Network, Parameters
+from jaxmlp.training.optimizers import optimizer_named, with_numbers
+from jaxmlp.training.settings import Settings
+from jaxmlp.training.steps import (
+    Progress,
+    TrainingState,
+    no_progress,
+    wide_parameters,
+)
+
+Record = dict[str, float]
+
+
+class Best(NamedTuple):
+    """The parameters of the epoch whose monitored figure was the best, and that figure."""
+
+    params: Parameters
+    value: float
+    epoch: int
+
+
+class Snapshot(NamedTuple):
+    """All that a training needs to go on as if it had never stopped.
+
+    `epoch` counts the epochs completed, `step` the steps done of the next one and `total` all steps
+    done; `progress` holds the figures of the unfinished epoch and `seconds` its time. `history` has
+    the record of every epoch, and grows with the training. The order of the examples and the masks
+    follow from the key and these numbers. The arrays of `state` and `progress` are donated to the
+    steps that follow: copy what must outlive them.
+    """
+
+    epoch: int
+    step: int
+    total: int
+    state: TrainingState
+    progress: Progress
+    best: Best | None = None
+    seconds: float = 0.0
+    history: Sequence[Record] = ()
+
+
+def first_snapshot(network: Network, params: Parameters, settings: Settings) -> Snapshot:
+    """Return the snapshot of a training that has not begun, its arrays new.
+
+    Args:
+        network: The network.
+        params: Its initial parameters.
+        settings: The training's settings, checked.
+    """
+    dtype = np.dtype(params[0].weight.dtype)
+    wide = wide_parameters(params)
+    name, decaying, clipping = settings.transformation
+    optimizer = optimizer_named(name, decaying=decaying, clipping=clipping)
+    optimizer_state = with_numbers(optimizer.init(wide), settings.numbers)  # pyright: ignore[reportArgumentType]
+    average = None if settings.average_decay is None else wide_parameters(params)
+    return Snapshot(0, 0, 0, TrainingState(wide, optimizer_state, average), no_progress(dtype))
+
+
+@jax.jit
+def largest(params: Parameters) -> Array:
+    """Return the largest absolute value of all parameters, NaN where there is one."""
+    leaves = jax.tree.leaves(params)
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]).astype(jnp.float32))
