@@ -69,7 +69,7 @@ def steps_of(optimizer, n_steps):
 
     def ours(params):
         def step(state, _):
-            state, sums, _ = training_step(NETWORK, optimizer, state, Batch(x, t, w))
+            state, sums = training_step(NETWORK, optimizer, state, Batch(x, t, w))
             return state, sums
 
         state = TrainingState(params, optimizer.init(params))
@@ -113,7 +113,7 @@ def test_twenty_steps_are_those_of_jax_grad_with_optax(optimizer):
 def test_a_step_counts_its_batch_before_it_moves():
     state = TrainingState(in_dtype(start(), jnp.float32), optax.EmptyState())
     batch = Batch(*in_dtype((X, T, W), jnp.float32))
-    _, sums, _ = jax.jit(partial(training_step, NETWORK, optax.identity()))(state, batch)
+    _, sums = jax.jit(partial(training_step, NETWORK, optax.identity()))(state, batch)
     metrics = evaluate(NETWORK, start(), X, T, W)
     assert sums.metrics(NETWORK) == pytest.approx(metrics, rel=1e-5)  # sums of 30 float32 numbers
     assert float(sums.weight) == pytest.approx(W.sum(), rel=1e-5)

@@ -101,7 +101,7 @@ class Train:
     """How many checkpoints are kept."""
     checkpoint_every: float | None = None
     """Seconds from one checkpoint to the next; by default as many as keep their cost below a
-    twenty-fifth of the running time, with the first after 8."""
+    fiftieth of the running time, with the first after 8."""
     pictures: bool = True
     """Draw learning curves, confusion matrix and so on into the run's folder."""
     quiet: bool = False

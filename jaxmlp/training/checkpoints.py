@@ -20,9 +20,9 @@ import numpy as np
 from jaxmlp.training.snapshots import Best, Snapshot, largest
 
 FOLDER = "checkpoints"
-_SHARE = 0.04  # of the running time, at most
+_SHARE = 0.02  # of the running time, at most
 _FIRST_SECONDS = 8.0  # loading Orbax takes 0.35 s, which a shorter training is spared
-_LEAST_SECONDS = 1.0
+_LEAST_SECONDS = 2.0
 _BYTES_PER_SECOND = 2e8  # a first guess at the speed of saving; measured 2.5e8 to 4.5e8
 _REMEMBER_SECONDS = 1.0
 
@@ -33,8 +33,8 @@ class Checkpoints:
     Args:
         folder: Where they are, or will be: nothing is written before the first `save`.
         keep: How many are kept, at least 1.
-        every: The seconds from one to the next, or None for as many as keep the cost at a
-            twenty-fifth of the running time.
+        every: The seconds from one to the next, or None for as many as keep the cost below a
+            fiftieth of the running time.
     """
 
     def __init__(self, folder: Path, keep: int = 3, every: float | None = None) -> None:

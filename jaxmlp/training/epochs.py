@@ -15,25 +15,13 @@ import numpy as np
 from jax import Array
 
 from jaxmlp.batch import Batch
-from jaxmlp.evaluation import (
-    Metrics,
-    evaluate_chunks,
-    padded,
-    padded_batch,
-)
+from jaxmlp.evaluation import Metrics, Sums, evaluate_chunks, padded, padded_batch
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.optimizers import with_numbers
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Best, Record, Snapshot, first_snapshot, largest
-from jaxmlp.training.steps import (
-    NORM_EVERY,
-    Progress,
-    TrainingState,
-    cast,
-    no_progress,
-    run_steps,
-)
+from jaxmlp.training.steps import TrainingState, cast, gradient_norm, no_sums, run_steps
 
 _SMALLEST_BUCKET = 2048
 _LARGEST_STEP = 65536
@@ -146,7 +134,7 @@ class Training:
                 snapshot = self._piece(snapshot, order, rates)
                 if watch is not None and snapshot.step < self.steps:
                     watch(snapshot)
-            snapshot, record = self._completed(snapshot, compiling)
+            snapshot, record = self._completed(snapshot, order, compiling)
             compiling = None
             for callback in callbacks:
                 callback(record, snapshot)
@@ -164,7 +152,8 @@ class Training:
         state, progress = self._run(snapshot, order, rates, snapshot.step)
         for scaling, batches in self.others.values():
             evaluate_chunks(self.network, self._model(state), scaling, batches[:1])
-        jax.block_until_ready((state, progress))
+        norm = self._gradient_norm(snapshot._replace(state=state), order)
+        jax.block_until_ready((state, progress, norm))
         return snapshot._replace(state=state, progress=progress), time.perf_counter() - begin
 
     def _order(self, epoch: int) -> tuple[Array, Array]:
@@ -179,11 +168,7 @@ class Training:
 
     def _run(
         self, snapshot: Snapshot, order: Array, rates: Array, end: int
-    ) -> tuple[TrainingState, Progress]:
-        before = snapshot.epoch * self.steps
-        place = {
-            "first": snapshot.step, "end": end, "n_examples": self.n_examples, "before": before,
-        }  # fmt: skip
+    ) -> tuple[TrainingState, Sums]:
         return run_steps(
             self.network,
             snapshot.state,
@@ -194,11 +179,29 @@ class Training:
             self.regularization,
             self.scaling,
             self.key,
-            {name: np.int32(value) for name, value in place.items()},
+            self._place(snapshot) | {"first": np.int32(snapshot.step), "end": np.int32(end)},
             optimizer=self.settings.transformation,
             batch_size=self.batch_size,
             dtype=self.dtype,
         )
+
+    def _gradient_norm(self, snapshot: Snapshot, order: Array) -> Array:
+        return gradient_norm(
+            self.network,
+            snapshot.state.params,
+            self.data,
+            order,
+            self.regularization,
+            self.scaling,
+            self.key,
+            self._place(snapshot),
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+        )
+
+    def _place(self, snapshot: Snapshot) -> dict[str, Any]:
+        before = snapshot.epoch * self.steps
+        return {"n_examples": np.int32(self.n_examples), "before": np.int32(before)}
 
     def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
         """Return the snapshot after the next half second of steps."""
@@ -218,12 +221,14 @@ class Training:
             seconds=snapshot.seconds + seconds,
         )
 
-    def _completed(self, snapshot: Snapshot, compiling: float | None) -> tuple[Snapshot, Record]:
+    def _completed(
+        self, snapshot: Snapshot, order: Array, compiling: float | None
+    ) -> tuple[Snapshot, Record]:
         """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
         network, epoch = self.network, snapshot.epoch + 1
         model = self._model(snapshot.state)
-        progress = jax.device_get(snapshot.progress)
-        figures = {"train": progress.sums.metrics(network)} | {
+        norm = self._gradient_norm(snapshot, order)
+        figures = {"train": jax.device_get(snapshot.progress).metrics(network)} | {
             name: evaluate_chunks(network, model, *prepared)
             for name, prepared in self.others.items()
         }
@@ -235,9 +240,8 @@ class Training:
             if metrics.accuracy is not None:
                 record[f"{name}_accuracy"] = metrics.accuracy
             if name == "train":
-                norm = float(progress.gradient_norms) / -(-self.steps // NORM_EVERY)
                 if np.isfinite(norm):  # it may overflow where the parameters do not
-                    record["gradient_norm"] = norm
+                    record["gradient_norm"] = float(norm)
         seconds = snapshot.seconds
         record |= {"seconds": seconds, "examples_per_second": self.n_examples / seconds}
         if compiling is not None:
@@ -248,7 +252,7 @@ class Training:
             step=0,
             total=snapshot.total,
             state=snapshot.state,
-            progress=no_progress(self.dtype),
+            progress=no_sums(self.dtype),
             best=self._best(snapshot.best, model, record),
             history=self.history,
         ), record

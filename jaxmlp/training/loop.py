@@ -101,8 +101,9 @@ def fit(
     Returns:
         `Fit(params, optimizer_state, history, best_epoch)`. A record of the history holds `epoch`
         from 1, `train_loss` and for classifiers `train_accuracy` (means over the epoch's batches,
-        before each step and with its masks), `gradient_norm` (the mean of every 16th step's),
-        `<name>_loss` and `<name>_accuracy` of every evaluation, `seconds` of the training part,
+        before each step and with its masks), `gradient_norm` (of the epoch's first batch as
+        trained, before clipping, with the parameters at the epoch's end), `<name>_loss` and
+        `<name>_accuracy` of every evaluation, `seconds` of the training part,
         `examples_per_second`, and, in the first record of a call, `compile_seconds` apart.
 
     Raises:

@@ -8,15 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxmlp.evaluation import Sums
 from jaxmlp.network import Network, Parameters
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 from jaxmlp.training.settings import Settings
-from jaxmlp.training.steps import (
-    Progress,
-    TrainingState,
-    no_progress,
-    wide_parameters,
-)
+from jaxmlp.training.steps import TrainingState, no_sums, wide_parameters
 
 Record = dict[str, float]
 
@@ -43,7 +39,7 @@ class Snapshot(NamedTuple):
     step: int
     total: int
     state: TrainingState
-    progress: Progress
+    progress: Sums
     best: Best | None = None
     seconds: float = 0.0
     history: Sequence[Record] = ()
@@ -63,7 +59,7 @@ def first_snapshot(network: Network, params: Parameters, settings: Settings) -> 
     optimizer = optimizer_named(name, decaying=decaying, clipping=clipping)
     optimizer_state = with_numbers(optimizer.init(wide), settings.numbers)  # pyright: ignore[reportArgumentType]
     average = None if settings.average_decay is None else wide_parameters(params)
-    return Snapshot(0, 0, 0, TrainingState(wide, optimizer_state, average), no_progress(dtype))
+    return Snapshot(0, 0, 0, TrainingState(wide, optimizer_state, average), no_sums(dtype))
 
 
 @jax.jit
