@@ -549,7 +549,7 @@ def test_an_epoch_lowers_for_cuda_on_any_machine(name):
     exported = jax.export.export(run_steps, platforms=["cuda"])(
         NETWORK, snapshot.state, snapshot.progress, data, np.zeros(2048, np.int32),
         np.zeros(steps, np.float32), settings.regularization(NETWORK, np.float32), PIXELS,
-        jax.random.key(0), dict.fromkeys(("first", "end", "n_examples", "before"), np.int32(30)),
+        jax.random.key(0), dict.fromkeys(("first", "end", "before"), np.int32(30)),
         optimizer=settings.transformation, batch_size=BATCH_SIZE, dtype=np.dtype(np.float32),
     )  # fmt: skip
     assert exported.platforms == ("cuda",)

@@ -159,12 +159,11 @@ class Training:
     def _order(self, epoch: int) -> tuple[Array, Array]:
         """Return an epoch's order of the examples and its learning rates, padded, on the device."""
         shuffle = np.random.default_rng([*self.words, epoch])
-        order = shuffle.permutation(self.n_examples).astype(np.int32)
         first, total = epoch * self.steps, self.settings.epochs * self.steps
         rates = self.settings.rates(first, first + self.steps, total).astype(self.wide)
-        return jax.device_put(
-            (padded(order, self.longest * self.batch_size), padded(rates, self.longest))
-        )
+        rows = np.full(self.longest * self.batch_size, -1, np.int32)
+        rows[: self.n_examples] = shuffle.permutation(self.n_examples)
+        return jax.device_put((rows, padded(rates, self.longest)))
 
     def _run(
         self, snapshot: Snapshot, order: Array, rates: Array, end: int
@@ -179,7 +178,11 @@ class Training:
             self.regularization,
             self.scaling,
             self.key,
-            self._place(snapshot) | {"first": np.int32(snapshot.step), "end": np.int32(end)},
+            {
+                "first": np.int32(snapshot.step),
+                "end": np.int32(end),
+                "before": np.int32(snapshot.epoch * self.steps),
+            },
             optimizer=self.settings.transformation,
             batch_size=self.batch_size,
             dtype=self.dtype,
@@ -194,14 +197,10 @@ class Training:
             self.regularization,
             self.scaling,
             self.key,
-            self._place(snapshot),
+            np.int32(snapshot.epoch * self.steps),
             batch_size=self.batch_size,
             dtype=self.dtype,
         )
-
-    def _place(self, snapshot: Snapshot) -> dict[str, Any]:
-        before = snapshot.epoch * self.steps
-        return {"n_examples": np.int32(self.n_examples), "before": np.int32(before)}
 
     def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
         """Return the snapshot after the next half second of steps."""

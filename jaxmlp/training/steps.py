@@ -197,17 +197,15 @@ def epoch_batch(
     examples: Batch,
     order: Array,
     number: ArrayLike,
-    n_examples: Array,
     scaling: Scaling | None,
     *,
     batch_size: int,
     dtype: np.dtype,
 ) -> Batch:
-    """Return a step's batch, scaled; past the epoch's last example its rows have weight 0."""
+    """Return a step's batch, scaled; where the order has −1 for no example, a row of weight 0."""
     rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
     batch = jax.tree.map(lambda array: array[rows], examples)
-    beyond = number * batch_size + jnp.arange(batch_size) >= n_examples
-    weights = jnp.where(beyond, jnp.zeros_like(batch.weights), batch.weights)
+    weights = jnp.where(rows < 0, jnp.zeros_like(batch.weights), batch.weights)
     return scaled_batch(scaling, batch._replace(weights=weights), dtype)
 
 
@@ -242,13 +240,13 @@ def run_steps(
         state: The state before; donated.
         progress: What to add the figures to; donated.
         examples: All examples, padded with rows of weight 0.
-        order: The examples' numbers in the epoch's order, padded.
+        order: The examples' numbers in the epoch's order, padded with −1.
         rates: The learning rate of each step of the epoch, padded.
         regularization: What is done beside the plain step.
         scaling: What is left to be done to the inputs.
         key: Draws the masks of dropout: the training's.
-        place: Numbers (): `first` and `end` of the steps to take, `n_examples`, and `before`, the
-            number of steps in the epochs before this one.
+        place: Numbers (): `first` and `end` of the steps to take, and `before`, the number of steps
+            in the epochs before this one.
         optimizer: The arguments of `optimizer_named`: name, decaying, clipping.
         batch_size: Examples a step; the last step of an epoch takes what is left.
         dtype: The dtype of the products.
@@ -259,10 +257,7 @@ def run_steps(
 
     def step(number: Array, carry: tuple[TrainingState, Sums]) -> tuple[TrainingState, Sums]:
         state, progress = carry
-        batch = epoch_batch(
-            examples, order, number, place["n_examples"], scaling,
-            batch_size=batch_size, dtype=dtype,
-        )  # fmt: skip
+        batch = epoch_batch(examples, order, number, scaling, batch_size=batch_size, dtype=dtype)
         count = place["before"] + number
         state, sums = training_step(
             network,
@@ -292,7 +287,7 @@ def gradient_norm(
     regularization: Regularization,
     scaling: Scaling | None,
     key: Array | None,
-    place: dict[str, Array],
+    before: Array,
     *,
     batch_size: int,
     dtype: np.dtype,
@@ -300,13 +295,11 @@ def gradient_norm(
     """Return the norm () of the gradient of an epoch's first batch, as trained and before clipping.
 
     Taken once an epoch, with the parameters at its end: in the loop it would cost up to 8 % of a
-    step. The arguments are those of `run_steps`.
+    step. The arguments are those of `run_steps`, with `before` of its place.
     """
-    batch = epoch_batch(
-        examples, order, 0, place["n_examples"], scaling, batch_size=batch_size, dtype=dtype
-    )
+    batch = epoch_batch(examples, order, 0, scaling, batch_size=batch_size, dtype=dtype)
     if key is not None:
-        key = jax.random.fold_in(key, place["before"])
+        key = jax.random.fold_in(key, before)
     half = dtype if params[0].weight.dtype != dtype else None
     gradient, _ = batch_gradient(network, params, batch, regularization, key, half)
     return optax.tree.norm(gradient)
