@@ -12,6 +12,13 @@ from jaxmlp.gradients import (
     per_example_gradients,
     weighted_gradient_sum,
 )
+from jaxmlp.gradient_statistics import (
+    NoiseScale,
+    gradient_gram_matrix,
+    gradient_noise_scale,
+    gradient_second_moment,
+    gradient_variance,
+)
 from jaxmlp.network import Layer, Network, init
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.epochs import Fit
@@ -26,6 +33,7 @@ __all__ = [
     "Layer",
     "Metrics",
     "Network",
+    "NoiseScale",
     "Scaling",
     "Trace",
     "__version__",
@@ -35,6 +43,10 @@ __all__ = [
     "evaluate",
     "fit",
     "forward",
+    "gradient_gram_matrix",
+    "gradient_noise_scale",
+    "gradient_second_moment",
+    "gradient_variance",
     "init",
     "input_gradients",
     "load",
