@@ -1,7 +1,26 @@
 """Multi-layer perceptrons in JAX with gradients derived by hand, proved, and then used."""
 
 from jaxmlp.backprop import Trace, backward, forward
+from jaxmlp.curvature import (
+    Eigenpairs,
+    gauss_newton_vector_product,
+    hessian_eigenvalues,
+    hessian_vector_product,
+)
 from jaxmlp.evaluation import Metrics, evaluate, predictions
+from jaxmlp.fisher import (
+    KroneckerFactors,
+    gauss_newton_diagonal,
+    kfac_factors,
+    neural_tangent_kernel,
+)
+from jaxmlp.gradient_statistics import (
+    NoiseScale,
+    gradient_gram_matrix,
+    gradient_noise_scale,
+    gradient_second_moment,
+    gradient_variance,
+)
 from jaxmlp.gradients import (
     clipped_gradient_sum,
     input_gradients,
@@ -11,13 +30,6 @@ from jaxmlp.gradients import (
     per_example_gradient_norms,
     per_example_gradients,
     weighted_gradient_sum,
-)
-from jaxmlp.gradient_statistics import (
-    NoiseScale,
-    gradient_gram_matrix,
-    gradient_noise_scale,
-    gradient_second_moment,
-    gradient_variance,
 )
 from jaxmlp.network import Layer, Network, init
 from jaxmlp.scaling import Scaling
@@ -29,7 +41,9 @@ from jaxmlp.verification.checks import check_gradients
 __version__ = "0.1.0"
 
 __all__ = [
+    "Eigenpairs",
     "Fit",
+    "KroneckerFactors",
     "Layer",
     "Metrics",
     "Network",
@@ -43,16 +57,22 @@ __all__ = [
     "evaluate",
     "fit",
     "forward",
+    "gauss_newton_diagonal",
+    "gauss_newton_vector_product",
     "gradient_gram_matrix",
     "gradient_noise_scale",
     "gradient_second_moment",
     "gradient_variance",
+    "hessian_eigenvalues",
+    "hessian_vector_product",
     "init",
     "input_gradients",
+    "kfac_factors",
     "load",
     "logits",
     "loss",
     "loss_and_gradient",
+    "neural_tangent_kernel",
     "per_example_gradient_norms",
     "per_example_gradients",
     "predictions",
