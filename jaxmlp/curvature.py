@@ -152,13 +152,15 @@ def _hessian_vector_product(
             return tangent.inputs, r_deltas
 
         r_inputs, r_deltas = jax.vmap(one)(result.trace, result.deltas, piece.targets, weights)
-        moved = contract(network, params, result.trace, r_deltas)
-        turned = contract(network, params, result.trace._replace(inputs=r_inputs), result.deltas)
-        sums = tuple(
-            Layer(layer.weight + other.weight, layer.bias)
-            for layer, other in zip(moved, turned, strict=True)
-        )
-        return sums, total_weight(result.losses, piece.weights)
+        sums = []
+        for l, layer in enumerate(params):
+            a, delta, r_delta = result.trace.inputs[l], result.deltas[l], r_deltas[l]
+            bias = None if layer.bias is None else jnp.sum(r_delta, axis=0)
+            if l > 0:  # R{a_0} is 0. Both products in one: R{Δ}ᵀ A + Δᵀ R{A}
+                a = jnp.concatenate([a, r_inputs[l]])
+                r_delta = jnp.concatenate([r_delta, delta])
+            sums.append(Layer(product(network, r_delta.astype(a.dtype).T, a), bias))
+        return tuple(sums), total_weight(result.losses, piece.weights)
 
     return _mean(network, params, sum_over_microbatches(total, batch, microbatch_size))
 
