@@ -33,9 +33,9 @@ from jaxmlp.batch import (
     check_batch,
     check_microbatch_size,
     contract,
+    divided,
     like,
     pass_batch,
-    safe_divide,
     sound_forward,
     sum_over_microbatches,
     total_weight,
@@ -125,8 +125,7 @@ def backward_tangent(
 
 
 def _mean(network: Network, params: Parameters, sums: tuple[Any, Array]) -> Parameters:
-    total, weight = sums
-    return like(params, jax.tree.map(lambda leaf: safe_divide(leaf, weight), total))
+    return like(params, divided(*sums))
 
 
 @partial(jax.jit, static_argnames="microbatch_size")
@@ -154,12 +153,13 @@ def _hessian_vector_product(
         r_inputs, r_deltas = jax.vmap(one)(result.trace, result.deltas, piece.targets, weights)
         sums = []
         for l, layer in enumerate(params):
-            a, delta, r_delta = result.trace.inputs[l], result.deltas[l], r_deltas[l]
+            a, r_delta = result.trace.inputs[l], r_deltas[l]
+            weight = product(network, r_delta.astype(a.dtype).T, a)
+            if l > 0:  # R{a_0} is 0
+                delta = result.deltas[l].astype(a.dtype)
+                weight = weight + product(network, delta.T, r_inputs[l])
             bias = None if layer.bias is None else jnp.sum(r_delta, axis=0)
-            if l > 0:  # R{a_0} is 0. Both products in one: R{Δ}ᵀ A + Δᵀ R{A}
-                a = jnp.concatenate([a, r_inputs[l]])
-                r_delta = jnp.concatenate([r_delta, delta])
-            sums.append(Layer(product(network, r_delta.astype(a.dtype).T, a), bias))
+            sums.append(Layer(weight, bias))
         return tuple(sums), total_weight(result.losses, piece.weights)
 
     return _mean(network, params, sum_over_microbatches(total, batch, microbatch_size))
