@@ -74,9 +74,10 @@ def forward_tangent(
     inputs, preactivations = [], []
     ra = jnp.zeros_like(trace.inputs[0])
     for l, (layer, v) in enumerate(zip(params, vector, strict=True)):
-        rz = product(network, v.weight, trace.inputs[l])
+        # Vᵀ from the right: of a sum of W a and V a over a batch, XLA would transpose both terms.
+        rz = product(network, trace.inputs[l], v.weight.T)
         if l > 0:  # R{a_0} is 0
-            rz = rz + product(network, layer.weight, ra)
+            rz = rz + product(network, ra, layer.weight.T)
         if v.bias is not None:
             rz = rz + v.bias.astype(rz.dtype)
         inputs.append(ra)
