@@ -12,7 +12,7 @@ import jaxmlp
 PACKAGE = Path(jaxmlp.__file__).parent
 HEAVY = (
     "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy", "orbax", "tyro", "rich",
-    "onnx",
+    "onnx", "dp_accounting",
 )  # fmt: skip
 
 
@@ -71,6 +71,7 @@ ROOMS = [
     "scaling",
     "batch",
     "gradients",
+    "privacy",
     "evaluation",
     "verification",
     "data",

@@ -21,8 +21,8 @@ from jaxmlp.data import (
 from jaxmlp.evaluation import checked_examples
 from jaxmlp.network import Network, init
 from jaxmlp.training.runs import fingerprint
-from jaxmlp.training.settings import Settings, check_count, check_number
-from jaxmlp.validation import check_float_dtype, check_name
+from jaxmlp.training.settings import Settings
+from jaxmlp.validation import check_count, check_float_dtype, check_name, check_number
 
 _LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
 _LOSSES_OF_NUMBERS = ("squared_error", "poisson")
