@@ -37,7 +37,7 @@ from jaxmlp.gradients import clipped_sum
 from jaxmlp.network import Network, Parameters
 from jaxmlp.validation import check_count, check_key, check_number, check_positive
 
-_LEAST_NOISE = 0.1
+_LEAST_NOISE = 0.2  # below it epsilon is in the hundreds, and takes minutes to compute
 _MOST_NOISE = 2.0**20
 _TOLERANCE = 1e-4
 
@@ -159,8 +159,9 @@ def private_gradient(
         >>> state = optimizer.init(params)
         >>> for step, batch in enumerate(rows):
         ...     gradient = private_gradient(
-        ...         network, params, x[batch], t[batch], sample_weight=batch >= 0, clip_norm=1.0,
-        ...         noise_multiplier=1.0, expected_batch_size=100, key=jax.random.fold_in(key, step),
+        ...         network, params, x[batch], t[batch], sample_weight=batch >= 0,
+        ...         clip_norm=1.0, noise_multiplier=1.0, expected_batch_size=100,
+        ...         key=jax.random.fold_in(key, step),
         ...     )
         ...     updates, state = optimizer.update(gradient, state, params)
         ...     params = optax.apply_updates(params, updates)
@@ -248,7 +249,14 @@ def padded_size(n_examples: int, rate: float, steps: int, failure: float = 1e-12
     _check_sampling(n_examples, rate)
     check_count("steps", steps)
     check_number("failure", failure, 0, 1, above=True, rounded=False)
-    return max(1, int(binom.isf(failure / steps, n_examples, rate)))
+    low, high = 0, n_examples  # not `binom.isf`, which takes 1e-18 for 0
+    while low < high:
+        middle = (low + high) // 2
+        if steps * binom.sf(middle, n_examples, rate) <= failure:
+            high = middle
+        else:
+            low = middle + 1
+    return max(1, low)
 
 
 def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: float) -> float:
@@ -257,7 +265,7 @@ def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: fl
     Computed by dp-accounting from privacy loss distributions: an upper bound that is nearly tight.
 
     Args:
-        noise_multiplier: σ, at least 0.1.
+        noise_multiplier: σ, at least 0.2.
         sampling_rate: q in (0, 1].
         steps: How many steps in all, those of resumed trainings included.
         delta: δ in (0, 1), far below 1/N.
@@ -302,9 +310,7 @@ def _accounting() -> Any:
     return dp_accounting
 
 
-def noise_multiplier_for(
-    epsilon: float, sampling_rate: float, steps: int, delta: float
-) -> float:
+def noise_multiplier_for(epsilon: float, sampling_rate: float, steps: int, delta: float) -> float:
     """Return the least noise multiplier, to one in ten thousand, that spends no more than ε.
 
     Args:
@@ -318,7 +324,7 @@ def noise_multiplier_for(
 
     Raises:
         TypeError: A number that is none.
-        ValueError: Numbers out of their range, no σ from 0.1 to a million gives this ε, or
+        ValueError: Numbers out of their range, no σ from 0.2 to a million gives this ε, or
             dp-accounting is not installed.
     """
     check_number("epsilon", epsilon, 0, math.inf, above=True, rounded=False)

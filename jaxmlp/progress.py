@@ -30,7 +30,7 @@ def say(text: str) -> None:
 
 
 def epoch_line(record: Mapping[str, float], epochs: int) -> str:
-    """Return the line of one epoch: its losses, accuracies, epsilon, seconds and examples a second."""
+    """Return the line of one epoch: losses, accuracies, epsilon, seconds, examples a second."""
     shown = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
     for key in record:
         name, _, ending = key.rpartition("_")

@@ -35,6 +35,7 @@ _SMALLEST_BUCKET = 2048
 _LARGEST_STEP = 65536
 _FIRST_PIECE = 64  # steps, before their speed is known
 _PIECE_SECONDS = 0.5
+_MANY_STEPS = 10**6  # of a private training, in none of which a batch overflows
 
 
 class Fit(NamedTuple):
@@ -106,8 +107,9 @@ class Training:
         assert noise is not None
         self.mechanism = float(noise), size / self.n_examples
         self._epsilon(1)
-        total = self.settings.epochs * self.steps
-        self.batch_size = padded_size(self.n_examples, self.mechanism[1], total)
+        # Not by the number of epochs: with more of them it would be another program.
+        steps = max(_MANY_STEPS, self.settings.epochs * self.steps)
+        self.batch_size = padded_size(self.n_examples, self.mechanism[1], steps)
 
     def _epsilon(self, steps: int) -> float:
         """Return what so many private steps spend."""

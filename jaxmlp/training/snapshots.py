@@ -32,8 +32,8 @@ class Snapshot(NamedTuple):
     done; `progress` holds the figures of the unfinished epoch and `seconds` its time. `history` has
     the record of every epoch, and grows with the training. The order of the examples and the masks
     follow from the key and these numbers. `mechanism` is the noise multiplier and the sampling rate
-    of all steps so far, where they are private. The arrays of `state` and `progress` are donated to the
-    steps that follow: copy what must outlive them.
+    of all steps so far, where they are private. The arrays of `state` and `progress` are donated to
+    the steps that follow: copy what must outlive them.
     """
 
     epoch: int

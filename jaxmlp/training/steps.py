@@ -19,7 +19,6 @@ from jaxmlp.privacy import noised_mean
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 
-
 _NOISE = 2**31  # folded into a step's key for its noise; the masks take the layers' numbers
 
 
@@ -86,8 +85,9 @@ def batch_gradient(
 ) -> tuple[Parameters, Sums]:
     """Return our gradient of the mean loss of a batch as trained, like `params`, and its figures.
 
-    With privacy it is the clipped and noised one of `jaxmlp.private_gradient`. The figures are those of the parameters before any step, with the targets as trained for the
-    loss, and the masks as drawn. The examples are known to be finite, also those of weight 0.
+    With privacy it is the clipped and noised one of `jaxmlp.private_gradient`. The figures are
+    those of the parameters before any step, with the targets as trained for the loss, and the masks
+    as drawn. The examples are known to be finite, also those of weight 0.
     """
     result = _pass_as_trained(network, params, batch, regularization, key, dtype)
     if regularization.privacy is None:
