@@ -102,7 +102,11 @@ def noised_mean(
 
 @jax.jit
 def _private_gradient(
-    network: Network, params: Parameters, batch: Batch, numbers: tuple[Array, ...], key: Array
+    network: Network,
+    params: Parameters,
+    batch: Batch,
+    numbers: tuple[Array, Array, Array],
+    key: Array,
 ) -> Parameters:
     return noised_mean(network, params, pass_batch(network, params, batch), *numbers, key)[0]
 

@@ -357,5 +357,6 @@ def clipped_fraction(
     key = jax.random.fold_in(key, before)
     result = _pass_as_trained(network, params, batch, regularization, key, None)
     clipped = squared_norms(params, result) > jnp.square(regularization.privacy.clip_norm)
+    assert batch.weights is not None
     counted = batch.weights > 0
     return jnp.sum(clipped & counted) / jnp.maximum(jnp.sum(counted), 1)
