@@ -13,8 +13,8 @@ sets of examples of which one has an example more (add or remove one). The clipp
 Three things void the guarantee without a word: dividing by the number of examples that the batch
 happens to have; batches that are shuffled and cut and not drawn as here; and a key that somebody
 knows, who can subtract the noise. What no DP-SGD in floating point gives is a proof down to the
-last bit: sums and norms are rounded (by some 1e-6 of C in float32), and the noise is a rounded
-normal from JAX's counter-based generator, which is no cryptographic one.
+last bit: sums and norms are rounded (by some 1e-6 of C in float32), and so is the noise. Neither
+JAX's generator, which draws it, nor NumPy's, which draws the batches, is a cryptographic one.
 
 References:
     Abadi et al., Deep Learning with Differential Privacy, 2016, algorithm 1.
@@ -45,7 +45,9 @@ _TOLERANCE = 1e-4
 def gaussian_noise(key: Array, tree: Any, standard_deviation: ArrayLike) -> Any:
     """Return N(0, standard_deviation²) in every coordinate of a tree like `tree`.
 
-    Every leaf has a key of its own and its own dtype, or float32 where that is wider.
+    Every leaf has a key of its own and its own dtype, or float32 where that is wider. A coordinate
+    is the sum of two normals: one of JAX's in float32 has 2²⁴ values and ends at 5.3 standard
+    deviations, which some of many coordinates reach; two end at 7.5.
 
     Args:
         key: A typed key, used for nothing else.
@@ -54,13 +56,16 @@ def gaussian_noise(key: Array, tree: Any, standard_deviation: ArrayLike) -> Any:
 
     Returns:
         A tree like `tree`.
+
+    References:
+        Holohan, Braghin, Secure Random Sampling in Differential Privacy, 2021.
     """
     leaves, structure = jax.tree.flatten(tree)
 
     def draw(leaf_key: Array, leaf: Array) -> Array:
         dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-        noise = jax.random.normal(leaf_key, leaf.shape, dtype)
-        return jnp.asarray(standard_deviation, dtype) * noise
+        first, second = jax.random.normal(leaf_key, (2, *leaf.shape), dtype)
+        return jnp.asarray(standard_deviation, dtype) * math.sqrt(0.5) * (first + second)
 
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
@@ -128,7 +133,8 @@ def private_gradient(
     (Σ_n g_n min(1, C/‖g_n‖) + σC·ξ) / B, with g_n = ∂(w_n E_n)/∂θ. The products are computed in
     full precision whatever the network's is. Where the sum and the noise are wanted apart, chain
     `optax.add_noise(eta=(σC)², gamma=0, key=key)` and `optax.scale(1/B)` after
-    `jaxmlp.clipped_gradient_sum` of a network with `precision="highest"`: it is the same.
+    `jaxmlp.clipped_gradient_sum` of a network with `precision="highest"`: the same but for the
+    tails of `gaussian_noise`.
 
     Args:
         network: The network.

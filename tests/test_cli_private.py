@@ -145,6 +145,14 @@ def test_figures_of_training_examples_are_said_to_be_outside_the_guarantee(train
     )
 
 
+def test_a_delta_that_allows_for_telling_an_example_is_warned_of(command):
+    result = command("train", *PRIVATE, *ANIMALS, "--delta", 0.02, "--quiet", "--output", "run")
+    assert result.status == 0
+    assert result.errors == (
+        "jaxmlp: delta: 0.02 is not below 1/N: it allows for telling a whole example\n"
+    )
+
+
 # Going on.
 
 

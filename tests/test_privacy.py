@@ -236,6 +236,16 @@ def test_noise_that_is_a_hundredth_too_small_is_seen():
         check_noise(draws, 2.5)
 
 
+def test_the_noise_has_more_values_than_one_float32_normal():
+    def duplicates(draws):
+        return draws.size - np.unique(np.asarray(draws)).size
+
+    # Of 2²³ equally likely values n draws meet n²/2²⁴ = 2.4e5 times; as float32 allows, 6e4 times.
+    key, shape = jax.random.key(2), (2000, 1000)
+    assert duplicates(jax.random.normal(key, shape)) > 2e5
+    assert duplicates(gaussian_noise(key, {"a": jnp.zeros(shape)}, 1.0)["a"]) < 1e5
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
 def test_the_noise_has_the_leaf_s_dtype_or_float32(dtype):
     with jax.enable_x64(dtype == jnp.float64):

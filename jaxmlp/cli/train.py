@@ -53,6 +53,8 @@ def train(options: Train) -> None:
         say(_heading(options, network, data, device))
         if settings.noise_multiplier is not None:
             say(privacy_line(options, settings.noise_multiplier, len(data.train.targets)))
+    if options.delta is not None and options.delta * len(data.train.targets) >= 1:
+        warn(f"delta: {options.delta:g} is not below 1/N: it allows for telling a whole example")
     seeds = range(options.seed, options.seed + options.seeds)
     results = []
     try:

@@ -99,8 +99,9 @@ def fit(
             example with probability q = batch_size/N, clips its gradient, adds noise of standard
             deviation σ · clip_norm to the sum and divides by `batch_size`, the expected one; an
             epoch has ⌈N/batch_size⌉ steps. `jaxmlp.privacy.noise_multiplier_for` finds the σ for
-            an ε. Weights are taken as they are: they must not depend on other examples. N and what
-            is in `evaluation` are not protected. Needs the extra "privacy".
+            an ε. Another N compiles anew. Weights are taken as they are: they must not depend on
+            other examples. N and what is in `evaluation` are not protected. Needs the extra
+            "privacy".
         delta: δ in (0, 1) for a private training: ε is recorded for it.
         unprotected_figures: Record figures of the training examples in a private training, too: no
             (ε, δ) covers them.
