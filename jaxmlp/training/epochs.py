@@ -17,7 +17,8 @@ from jax import Array
 from jaxmlp.batch import Batch
 from jaxmlp.evaluation import Metrics, Sums, evaluate_chunks, padded, padded_batch
 from jaxmlp.network import Network, Parameters
-from jaxmlp.privacy import check_wide, epsilon, exact_products, padded_size, poisson_batches
+from jaxmlp.privacy import epsilon, padded_size, poisson_batches
+from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.optimizers import with_numbers
 from jaxmlp.training.settings import Settings

@@ -15,7 +15,7 @@ from jaxmlp.evaluation import Sums, batch_sums, scaled_batch
 from jaxmlp.gradients import squared_norms
 from jaxmlp.losses import smooth
 from jaxmlp.network import Layer, Network, Parameters
-from jaxmlp.privacy import noised_mean
+from jaxmlp.privacy.gradient import noised_mean
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 
