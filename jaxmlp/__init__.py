@@ -12,6 +12,13 @@ from jaxmlp.gradients import (
     per_example_gradients,
     weighted_gradient_sum,
 )
+from jaxmlp.gradient_statistics import (
+    NoiseScale,
+    gradient_gram_matrix,
+    gradient_noise_scale,
+    gradient_second_moment,
+    gradient_variance,
+)
 from jaxmlp.network import Layer, Network, init
 from jaxmlp.privacy import private_gradient
 from jaxmlp.scaling import Scaling
@@ -27,6 +34,7 @@ __all__ = [
     "Layer",
     "Metrics",
     "Network",
+    "NoiseScale",
     "Scaling",
     "Trace",
     "__version__",
@@ -36,6 +44,10 @@ __all__ = [
     "evaluate",
     "fit",
     "forward",
+    "gradient_gram_matrix",
+    "gradient_noise_scale",
+    "gradient_second_moment",
+    "gradient_variance",
     "init",
     "input_gradients",
     "load",

@@ -5,6 +5,7 @@ over the examples are taken: Σ_n δ_n a_nᵀ as the product Δᵀ A, and Σ w_n
 as in `jaxmlp.gradients`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -214,14 +215,14 @@ def weighted_sum(losses: Array, weights: Array) -> Array:
     return jnp.sum(weights.astype(losses.dtype) * counted)
 
 
-def _total(losses: Array, weights: Array | None) -> Array:
-    """Return Σ w_n, or N."""
+def total_weight(losses: Array, weights: Array | None) -> Array:
+    """Return Σ w_n (), or N, in the dtype of the losses (N,)."""
     if weights is None:
         return jnp.asarray(losses.shape[0], losses.dtype)
     return jnp.sum(weights.astype(losses.dtype))
 
 
-def _safe_divide(numerator: ArrayLike, denominator: Array) -> Array:
+def safe_divide(numerator: ArrayLike, denominator: Array) -> Array:
     """Return numerator / denominator, and 0 where the denominator is 0."""
     zero = denominator == 0
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
@@ -230,12 +231,12 @@ def _safe_divide(numerator: ArrayLike, denominator: Array) -> Array:
 def mean_loss(losses: Array, weights: Array | None) -> Array:
     """Return Σ w_n E_n / Σ w_n; 0 where Σ w_n is 0."""
     total = jnp.sum(losses) if weights is None else weighted_sum(losses, weights)
-    return _safe_divide(total, _total(losses, weights))
+    return safe_divide(total, total_weight(losses, weights))
 
 
 def over_total(cotangent: ArrayLike, losses: Array, weights: Array | None) -> Array:
     """Return cotangent / Σ w_n; 0 where Σ w_n is 0."""
-    return _safe_divide(cotangent, _total(losses, weights))
+    return safe_divide(cotangent, total_weight(losses, weights))
 
 
 def mean_gradient(
@@ -249,3 +250,61 @@ def mean_gradient(
     scale = over_total(cotangent, result.losses, weights)
     sums = contract(network, params, result.trace, result.deltas)
     return like(params, jax.tree.map(lambda leaf: scale * leaf, sums))
+
+
+def unweighted(result: Pass, weights: Array | None) -> tuple[Array, ...]:
+    """Return Δ_1 … Δ_L of E_n, without its weight; the rows of weight 0 are 0."""
+    if weights is None:
+        return result.deltas
+    return tuple(
+        safe_divide(delta, weights.astype(delta.dtype)[:, None]) for delta in result.deltas
+    )
+
+
+def sum_over_microbatches(
+    total: Callable[..., Any], batch: Batch, size: int | None, *rows: Array
+) -> Any:
+    """Return total(batch, *rows), a tree of sums over the examples, from `size` of them at a time.
+
+    Args:
+        total: A sum over the rows of a batch: what it makes of rows of weight 0 is 0.
+        batch: The whole batch.
+        size: Rows at a time, or None for all.
+        rows: Further arrays (N, …) to be cut in the same way.
+    """
+    n_examples = len(batch.inputs)
+    if size is None or n_examples <= size:
+        return total(batch, *rows)
+    if batch.weights is None:
+        wide = np.promote_types(batch.inputs.dtype, np.float32)
+        wide = wide if jnp.issubdtype(wide, jnp.floating) else np.dtype(np.float32)
+        batch = batch._replace(weights=jnp.ones(n_examples, wide))
+    pieces = cut((batch, *rows), size)
+    shapes = jax.eval_shape(lambda piece: total(*piece), jax.tree.map(lambda leaf: leaf[0], pieces))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def step(carry: Any, piece: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, total(*piece)), None
+
+    return jax.lax.scan(step, nothing, pieces)[0]
+
+
+def cut(rows: Any, size: int) -> Any:
+    """Return a tree of arrays (N, …) as (pieces, size, …), the last piece filled up with 0."""
+
+    def cut_leaf(leaf: Array) -> Array:
+        n_pieces = -(-len(leaf) // size)
+        filled = jnp.pad(leaf, [(0, n_pieces * size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
+        return jnp.reshape(filled, (n_pieces, size, *leaf.shape[1:]))
+
+    return jax.tree.map(cut_leaf, rows)
+
+
+def check_microbatch_size(size: int | None) -> None:
+    """Raise ValueError or TypeError unless the size is None or an integer of at least 1."""
+    if size is None:
+        return
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+        raise TypeError(f"microbatch_size: expected an integer or None, got {size!r}")
+    if size < 1:
+        raise ValueError(f"microbatch_size: expected at least 1, got {size}")

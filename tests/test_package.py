@@ -71,6 +71,7 @@ ROOMS = [
     "scaling",
     "batch",
     "gradients",
+    "gradient_statistics",
     "privacy",
     "evaluation",
     "verification",

@@ -1,0 +1,316 @@
+"""How the gradients of a batch's examples differ: inner products, moments, and the noise scale.
+
+Further contractions of the pairs (a_{l−1}, δ_l) of one backward pass, see `jaxmlp.gradients`, whose
+shape letters and batches are used here. With A (N, n_in) and Δ (N, n_out) of a layer, over the
+layers,
+
+    gradient Gram matrix      Σ_l (Δ Δᵀ) ∘ (A Aᵀ + 1), the 1 where there is a bias
+    second moment             (Δ∘Δ)ᵀ (A∘A) / N  and, for the bias,  (Δ∘Δ)ᵀ 1 / N
+    gradient noise scale      from the squared norms and the mean gradient
+
+A moment weights its examples: Σ w_n g_n² / Σ w_n with g_n = ∂E_n/∂θ, as the mean gradient is
+Σ w_n g_n / Σ w_n. The Gram matrix is of per-example gradients, those of w_n E_n.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxmlp.backprop import product
+from jaxmlp.batch import (
+    Batch,
+    Pass,
+    check_batch,
+    check_microbatch_size,
+    contract,
+    cut,
+    like,
+    pass_batch,
+    safe_divide,
+    sum_over_microbatches,
+    total_weight,
+    unweighted,
+)
+from jaxmlp.gradients import squared_norms
+from jaxmlp.network import Layer, Network, Parameters
+
+
+class NoiseScale(NamedTuple):
+    """The gradient's signal and noise, scalars.
+
+    `squared_norm` estimates ‖G‖² of the true gradient G without bias (so that it may be negative),
+    `variance` estimates tr Σ, the summed variance of one example's gradient, and `noise_scale` is
+    their ratio tr Σ / ‖G‖²: about the batch size beyond which a larger one pays less and less.
+    """
+
+    squared_norm: Array
+    variance: Array
+    noise_scale: Array
+
+
+@partial(jax.jit, static_argnames="microbatch_size")
+def _gradient_gram_matrix(
+    network: Network,
+    params: Parameters,
+    batch: Batch,
+    other: Batch | None,
+    microbatch_size: int | None,
+) -> Array:
+    columns = pass_batch(network, params, batch if other is None else other)
+
+    def block(rows: Pass) -> Array:
+        return _inner_products(network, params, rows, columns)
+
+    if microbatch_size is None or len(batch.inputs) <= microbatch_size:
+        return block(columns if other is None else pass_batch(network, params, batch))
+    pieces = cut(batch, microbatch_size)
+    blocks = jax.lax.map(lambda piece: block(pass_batch(network, params, piece)), pieces)
+    return jnp.reshape(blocks, (-1, blocks.shape[-1]))[: len(batch.inputs)]
+
+
+def _inner_products(network: Network, params: Parameters, rows: Pass, columns: Pass) -> Array:
+    """Return Σ_l (Δ Δ'ᵀ) ∘ (A A'ᵀ + 1), (N, M), for the passes over two batches."""
+    total = jnp.zeros((), rows.losses.dtype)
+    for number, layer in enumerate(params):
+        a, other_a = rows.trace.inputs[number], columns.trace.inputs[number]
+        inputs = product(network, a, other_a.T)
+        deltas = product(network, rows.deltas[number], columns.deltas[number].T)
+        total += deltas * (inputs + float(layer.bias is not None))
+    return total
+
+
+def gradient_gram_matrix(
+    network: Network,
+    params: Parameters,
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    other_inputs: ArrayLike | None = None,
+    other_targets: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    *,
+    other_sample_weight: ArrayLike | None = None,
+    microbatch_size: int | None = None,
+) -> Array:
+    """Return the inner products ⟨g_n, g'_m⟩ of all examples' gradients, without any gradient.
+
+    Σ_l (Δ Δ'ᵀ) ∘ (A A'ᵀ + 1), since ⟨δ aᵀ, δ' a'ᵀ⟩ = (δ·δ')(a·a'); the 1 stands where the layer has
+    a bias. Costs two N × M products a layer beyond the passes.
+
+    Args:
+        network: The network.
+        params: Its parameters.
+        inputs: (N, D).
+        targets: As for `loss`.
+        other_inputs: (M, D) of a second batch, or None for the inner products within the first.
+        other_targets: The second batch's targets.
+        sample_weight: w (N,) or None: g_n is ∂(w_n E_n)/∂θ.
+        other_sample_weight: (M,) or None, for the second batch.
+        microbatch_size: Rows of the first batch at a time, or None for all.
+
+    Returns:
+        (N, M), or (N, N) of one batch.
+
+    Raises:
+        TypeError: As for `loss`.
+        ValueError: As for `loss`, or only a part of the second batch is given.
+
+    References:
+        Pruthi, Liu, Kale, Sundararajan, Estimating Training Data Influence by Tracing Gradient
+        Descent, 2020: these inner products, summed over checkpoints, are TracIn.
+    """
+    batch = check_batch(network, params, inputs, targets, sample_weight)
+    check_microbatch_size(microbatch_size)
+    if (other_inputs is None) != (other_targets is None):
+        raise ValueError(
+            "other_inputs, other_targets: expected both or neither, got "
+            f"{'targets' if other_inputs is None else 'inputs'} alone"
+        )
+    other = None
+    if other_inputs is not None and other_targets is not None:
+        other = check_batch(network, params, other_inputs, other_targets, other_sample_weight)
+    elif other_sample_weight is not None:
+        raise ValueError("other_sample_weight: expected None without other_inputs, got an array")
+    return _gradient_gram_matrix(network, params, batch, other, microbatch_size)
+
+
+def _squares(network: Network, params: Parameters, result: Pass, weights: Array | None) -> tuple:
+    """Return Σ w_n g_n² of every parameter, (Δ∘Δ∘w)ᵀ(A∘A), in float32 or better."""
+    layers = []
+    plain = unweighted(result, weights)
+    for layer, a, delta, weighted in zip(
+        params, result.trace.inputs, plain, result.deltas, strict=True
+    ):
+        rows = delta * weighted
+        # Squares of half-precision activations are taken in float32: they have twice the digits.
+        weight = product(network, rows.T, a.astype(rows.dtype) ** 2)
+        layers.append(Layer(weight, None if layer.bias is None else jnp.sum(rows, axis=0)))
+    return tuple(layers)
+
+
+@partial(jax.jit, static_argnames=("microbatch_size", "centred"))
+def _second_moment(
+    network: Network,
+    params: Parameters,
+    batch: Batch,
+    microbatch_size: int | None,
+    centred: bool,
+) -> Parameters:
+    def total(piece: Batch) -> tuple:
+        result = pass_batch(network, params, piece)
+        sums = contract(network, params, result.trace, result.deltas) if centred else None
+        squares = _squares(network, params, result, piece.weights)
+        return squares, sums, total_weight(result.losses, piece.weights)
+
+    squares, sums, weight = sum_over_microbatches(total, batch, microbatch_size)
+    moment = jax.tree.map(lambda leaf: safe_divide(leaf, weight), squares)
+    if centred:
+        moment = jax.tree.map(
+            lambda square, leaf: jnp.maximum(square - safe_divide(leaf, weight) ** 2, 0),
+            moment,
+            sums,
+        )
+    return like(params, moment)
+
+
+def gradient_second_moment(
+    network: Network,
+    params: Parameters,
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    microbatch_size: int | None = None,
+) -> Parameters:
+    """Return Σ_n w_n g_n² / Σ_n w_n for every parameter, with g_n = ∂E_n/∂θ: (Δ∘Δ)ᵀ(A∘A) / N.
+
+    The diagonal of the empirical Fisher matrix. Costs one product a layer beyond the pass, 0.4 of a
+    gradient.
+
+    Args:
+        network: The network.
+        params: Its parameters.
+        inputs: (N, D).
+        targets: As for `loss`.
+        sample_weight: w (N,) or None, which means all 1: the plain mean over the examples.
+        microbatch_size: Rows at a time, or None for all.
+
+    Returns:
+        A tree like `params`; 0 for an empty batch.
+
+    Raises:
+        TypeError: As for `loss`, or a `microbatch_size` that is no integer.
+        ValueError: As for `loss`, or a `microbatch_size` below 1.
+
+    References:
+        Dangel, Kunstner, Hennig, BackPACK, 2020, section 2.2: the second moment of the gradient.
+    """
+    batch = check_batch(network, params, inputs, targets, sample_weight)
+    check_microbatch_size(microbatch_size)
+    return _second_moment(network, params, batch, microbatch_size, centred=False)
+
+
+def gradient_variance(
+    network: Network,
+    params: Parameters,
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    microbatch_size: int | None = None,
+) -> Parameters:
+    """Return the variance Σ_n w_n (g_n − ḡ)² / Σ_n w_n of every parameter's gradient.
+
+    The second moment less the square of the mean gradient ḡ, at least 0: that of the examples
+    given, which times N/(N − 1) estimates that of their distribution without bias.
+
+    Args:
+        network: The network.
+        params: Its parameters.
+        inputs: (N, D).
+        targets: As for `loss`.
+        sample_weight: w (N,) or None, which means all 1.
+        microbatch_size: Rows at a time, or None for all.
+
+    Returns:
+        A tree like `params`; 0 for a batch of none or one.
+
+    Raises:
+        TypeError: As for `gradient_second_moment`.
+        ValueError: As for `gradient_second_moment`.
+
+    References:
+        Dangel, Kunstner, Hennig, BackPACK, 2020, section 2.2.
+    """
+    batch = check_batch(network, params, inputs, targets, sample_weight)
+    check_microbatch_size(microbatch_size)
+    return _second_moment(network, params, batch, microbatch_size, centred=True)
+
+
+@partial(jax.jit, static_argnames="microbatch_size")
+def _gradient_noise_scale(
+    network: Network, params: Parameters, batch: Batch, microbatch_size: int | None
+) -> NoiseScale:
+    def total(piece: Batch) -> tuple:
+        result = pass_batch(network, params, piece)
+        sums = contract(network, params, result.trace, result.deltas)
+        squares = squared_norms(params, result)  # of w_n E_n
+        weights = jnp.ones_like(squares) if piece.weights is None else piece.weights
+        weights = weights.astype(squares.dtype)
+        return sums, jnp.sum(safe_divide(squares, weights)), jnp.sum(weights), jnp.sum(weights**2)
+
+    sums, squares, weight, weight_squares = sum_over_microbatches(total, batch, microbatch_size)
+    mean_square = squares / weight
+    square_mean = sum(jnp.sum((leaf / weight) ** 2) for leaf in jax.tree.leaves(sums))
+    n = weight * (weight / weight_squares)  # N where all weights are equal
+    n = jnp.where(n > 1 + 1e-6, n, jnp.nan)  # one example has no variance
+    squared_norm = (n * square_mean - mean_square) / (n - 1)
+    variance = n * (mean_square - square_mean) / (n - 1)
+    return NoiseScale(squared_norm, variance, variance / squared_norm)
+
+
+def gradient_noise_scale(
+    network: Network,
+    params: Parameters,
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    *,
+    microbatch_size: int | None = None,
+) -> NoiseScale:
+    """Return the gradient's squared norm, its variance and their ratio, the simple noise scale.
+
+    With m the mean of ‖g_n‖² and ḡ the mean gradient of the N examples, both without bias:
+
+        ‖G‖² = (N ‖ḡ‖² − m) / (N − 1)        tr Σ = N (m − ‖ḡ‖²) / (N − 1)
+
+    Weighted, the means are Σ w_n … / Σ w_n and N is Kish's effective number (Σ w_n)² / Σ w_n²,
+    which is right where the examples are independent and the weights are given. Costs nothing
+    beyond the gradient: the norms come from the same pass.
+
+    Args:
+        network: The network.
+        params: Its parameters.
+        inputs: (N, D), N ≥ 2.
+        targets: As for `loss`.
+        sample_weight: w (N,) or None, which means all 1.
+        microbatch_size: Rows at a time, or None for all.
+
+    Returns:
+        `NoiseScale(squared_norm, variance, noise_scale)`; NaN where only one weight is not 0.
+
+    Raises:
+        TypeError: As for `gradient_second_moment`.
+        ValueError: As for `gradient_second_moment`, or fewer than two examples.
+
+    References:
+        McCandlish, Kaplan, Amodei, An Empirical Model of Large-Batch Training, 2018, appendix A.1.
+    """
+    batch = check_batch(network, params, inputs, targets, sample_weight)
+    check_microbatch_size(microbatch_size)
+    if len(batch.inputs) < 2:
+        raise ValueError(f"inputs: expected two examples or more, got {len(batch.inputs)}")
+    return _gradient_noise_scale(network, params, batch, microbatch_size)
