@@ -2,6 +2,13 @@
 
 from jaxmlp.backprop import Trace, backward, forward
 from jaxmlp.evaluation import Metrics, evaluate, predictions
+from jaxmlp.gradient_statistics import (
+    NoiseScale,
+    gradient_gram_matrix,
+    gradient_noise_scale,
+    gradient_second_moment,
+    gradient_variance,
+)
 from jaxmlp.gradients import (
     clipped_gradient_sum,
     input_gradients,
@@ -11,13 +18,6 @@ from jaxmlp.gradients import (
     per_example_gradient_norms,
     per_example_gradients,
     weighted_gradient_sum,
-)
-from jaxmlp.gradient_statistics import (
-    NoiseScale,
-    gradient_gram_matrix,
-    gradient_noise_scale,
-    gradient_second_moment,
-    gradient_variance,
 )
 from jaxmlp.network import Layer, Network, init
 from jaxmlp.privacy import private_gradient
