@@ -449,10 +449,22 @@ def test_every_record_has_the_epsilon_of_all_steps_so_far_and_no_figure_of_the_e
         assert record["epsilon"] == epsilon(1.1, 0.25, 4 * int(record["epoch"]), 1e-5)
 
 
-def test_no_snapshot_holds_a_figure_of_the_examples():
-    snapshots = []
-    train(callbacks=[lambda _, s: snapshots.append(s)], watch=lambda s: snapshots.append(s))
-    assert all(all_zero(jax.device_get(tuple(s.progress))) for s in snapshots)
+def test_no_snapshot_holds_a_figure_of_the_examples(monkeypatch):
+    monkeypatch.setattr(epochs, "_FIRST_PIECE", 1)
+    monkeypatch.setattr(epochs, "_PIECE_SECONDS", 1e-9)  # a piece is a step
+
+    def progress_of(**changes):
+        seen = []
+
+        def watch(snapshot):
+            if snapshot.step:
+                seen.append(float(snapshot.progress.loss))
+
+        train(watch=watch, **changes)
+        return seen
+
+    assert progress_of() == [0] * 9  # 4 steps an epoch, of which 3 are in its midst
+    assert min(progress_of(unprotected_figures=True)) > 0
 
 
 def test_figures_of_the_examples_are_recorded_where_they_are_asked_for():
