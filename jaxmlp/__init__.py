@@ -32,6 +32,7 @@ from jaxmlp.gradients import (
     weighted_gradient_sum,
 )
 from jaxmlp.network import Layer, Network, init
+from jaxmlp.privacy import private_gradient
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.epochs import Fit
 from jaxmlp.training.loop import fit
@@ -76,5 +77,6 @@ __all__ = [
     "per_example_gradient_norms",
     "per_example_gradients",
     "predictions",
+    "private_gradient",
     "weighted_gradient_sum",
 ]

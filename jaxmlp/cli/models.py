@@ -181,7 +181,7 @@ def _examples(options: Evaluate, model: _Model) -> tuple[Examples, str]:
     _check_same(model, data)
     if own:
         try:
-            runs.check_fingerprint(options.run, fingerprint_of(data))
+            runs.check_fingerprint(options.run, fingerprint_of(data, model.options.private))
         except ValueError as error:  # it may be meant, and is then to be known
             warn(error)
     chosen = options.part or next(
@@ -191,6 +191,8 @@ def _examples(options: Evaluate, model: _Model) -> tuple[Examples, str]:
     if part is None:
         there = [name for name in ("train", "validation", "test") if getattr(data, name)]
         raise ValueError(f"part: expected {' or '.join(there)} of {data.name}, got {chosen}")
+    if own and chosen == "train" and model.options.private:
+        warn("the guarantee of a private run does not cover figures of its training examples")
     return part, f"{data.name} ({chosen})"
 
 

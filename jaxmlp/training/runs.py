@@ -24,9 +24,10 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
+SECRET = "secret.key"  # of a private run, while it runs
 
 _LEFTOVER = re.compile(
-    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL)))})\.[0-9]+"
+    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL, SECRET)))})\.[0-9]+"
 )  # what `write_file` leaves behind where it is killed
 
 
@@ -302,8 +303,13 @@ def _read_scaling(content: Any, n_inputs: int) -> Scaling:
     return scaling
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file so that at every moment it is the old one or the new one, whole.
+
+    Args:
+        path: The file.
+        content: What is to be in it.
+        mode: Its permissions, of which the user's umask takes away.
 
     Raises:
         OSError: It cannot be written; what was there before is as it was.
@@ -311,7 +317,7 @@ def write_file(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with _writing(path):
         try:
-            with partial.open("wb") as file:
+            with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
