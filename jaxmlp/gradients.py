@@ -363,16 +363,24 @@ def weighted_gradient_sum(
 
 
 def clipped_sum(
-    network: Network, params: Parameters, result: Pass, clip_norm: Array
+    network: Network,
+    params: Parameters,
+    result: Pass,
+    clip_norm: Array,
+    finite_rows: bool = False,
 ) -> tuple[Parameters, Array]:
     """Return Σ_n g_n min(1, C/‖g_n‖) of a pass as a tree like `params`, and the norms ‖g_n‖ (N,).
 
-    The arguments and edge cases are those of `clipped_gradient_sum`.
+    The arguments and edge cases are those of `clipped_gradient_sum`. Where the inputs are known to
+    be finite (`finite_rows`), they are not looked through for what is not.
     """
     norms = jnp.sqrt(squared_norms(params, result))
     within = jnp.minimum(1, clip_norm.astype(norms.dtype) / jnp.where(norms > 0, norms, 1))
     factors = jnp.where(jnp.isfinite(norms) & (clip_norm > 0), within, 0)
-    trace, deltas = blank(factors == 0, (result.trace, result.deltas))
+    idle = factors == 0  # 0 times what is not finite would not be 0
+    first, *others = result.trace.inputs
+    inputs = (first if finite_rows else blank(idle, first), *blank(idle, others))
+    trace, deltas = result.trace._replace(inputs=inputs), blank(idle, result.deltas)
     deltas = jax.tree.map(lambda delta: factors[:, None] * delta, deltas)
     return like(params, contract(network, params, trace, deltas)), norms
 

@@ -95,7 +95,9 @@ def batch_gradient(
     else:
         assert key is not None
         noise_key = jax.random.fold_in(key, _NOISE)
-        gradient, _ = noised_mean(network, params, result, *regularization.privacy, noise_key)
+        gradient, _ = noised_mean(
+            network, params, result, *regularization.privacy, noise_key, finite_rows=True
+        )
     return gradient, batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
 
 
