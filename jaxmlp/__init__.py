@@ -2,6 +2,13 @@
 
 from jaxmlp.backprop import Trace, backward, forward
 from jaxmlp.evaluation import Metrics, evaluate, predictions
+from jaxmlp.gradient_statistics import (
+    NoiseScale,
+    gradient_gram_matrix,
+    gradient_noise_scale,
+    gradient_second_moment,
+    gradient_variance,
+)
 from jaxmlp.gradients import (
     clipped_gradient_sum,
     input_gradients,
@@ -12,13 +19,7 @@ from jaxmlp.gradients import (
     per_example_gradients,
     weighted_gradient_sum,
 )
-from jaxmlp.gradient_statistics import (
-    NoiseScale,
-    gradient_gram_matrix,
-    gradient_noise_scale,
-    gradient_second_moment,
-    gradient_variance,
-)
+from jaxmlp.influence import influence, self_influence
 from jaxmlp.network import Layer, Network, init
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.epochs import Fit
@@ -47,6 +48,7 @@ __all__ = [
     "gradient_noise_scale",
     "gradient_second_moment",
     "gradient_variance",
+    "influence",
     "init",
     "input_gradients",
     "load",
@@ -56,5 +58,6 @@ __all__ = [
     "per_example_gradient_norms",
     "per_example_gradients",
     "predictions",
+    "self_influence",
     "weighted_gradient_sum",
 ]

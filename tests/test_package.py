@@ -77,6 +77,7 @@ ROOMS = [
     "data",
     "reports",
     "training",
+    "influence",
     "exports",
     "environment",
     "plots",
