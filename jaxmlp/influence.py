@@ -172,6 +172,28 @@ def self_influence(
     return jax.device_put(total)
 
 
+def strongest(scores: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most helpful and the most harmful training examples of one test example.
+
+    Args:
+        scores: (N,), a column of `influence`.
+        top: How many of either kind, at most.
+
+    Returns:
+        The numbers of the examples with the highest scores above 0, the highest first, and of those
+        with the lowest scores below 0, the lowest first.
+
+    Example:
+        >>> strongest(np.array([0.5, -1.0, 0.0, 2.0]), 2)
+        (array([3, 0]), array([1]))
+    """
+    scores = np.asarray(scores)
+    order = np.argsort(-scores, kind="stable")
+    helpful = order[scores[order] > 0][:top]
+    order = np.argsort(scores, kind="stable")
+    return helpful, order[scores[order] < 0][:top]
+
+
 def _size(microbatch_size: int | None) -> int:
     """Return how many examples are taken at a time."""
     check_microbatch_size(microbatch_size)
