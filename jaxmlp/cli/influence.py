@@ -198,7 +198,7 @@ class _OnExamples(_Scores):
         drawn = influential_examples(
             self.scores, self.names, self.titles(), path,
             images=(self.train.inputs, self.others.inputs), image_shape=self.data.image_shape,
-            of=f"{self.part} examples",
+            of=f"{self.part} example",
         )  # fmt: skip
         return drawn is not None
 

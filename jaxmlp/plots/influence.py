@@ -29,7 +29,7 @@ def influential_examples(
     *,
     images: tuple[np.ndarray, np.ndarray] | None = None,
     image_shape: tuple[int, int] | None = None,
-    of: str = "test examples",
+    of: str = "test example",
 ) -> Path | None:
     """Write `influential_examples_figure` to a PNG file; return its path, or None if it is None."""
     figure = influential_examples_figure(
@@ -46,7 +46,7 @@ def influential_examples_figure(
     *,
     images: tuple[np.ndarray, np.ndarray] | None = None,
     image_shape: tuple[int, int] | None = None,
-    of: str = "test examples",
+    of: str = "test example",
 ) -> "Figure | None":
     """Return the most helpful and the most harmful training examples of some test examples.
 
@@ -58,7 +58,7 @@ def influential_examples_figure(
         test_names: M titles of the test examples.
         images: (N, D) and (M, D), the inputs before any scaling, where they are images.
         image_shape: (rows, columns), with rows · columns = D, with `images`.
-        of: What the M examples are, in the title.
+        of: What one of the M examples is, in the title.
 
     Returns:
         The figure, of the first six test examples and five training examples of either kind for
@@ -77,9 +77,9 @@ def influential_examples_figure(
         return None
     shown = min(scores.shape[1], _MOST_TESTS)
     picked = [strongest(scores[:, m], _MOST_TOP) for m in range(shown)]
-    title = f"Influence of {count(len(scores), 'training example')} on {of}"
+    title = f"Influence of {count(len(scores), 'training example')} on {count(shown, of)}"
     if shown < scores.shape[1]:
-        title += f", the first {shown} of {scores.shape[1]:,}"
+        title += f", the first of {scores.shape[1]:,}"
     if images is None or image_shape is None:
         return _bars(title, scores, train_names, test_names, picked)
     train, test = (
@@ -101,18 +101,20 @@ def _rows(
     """Return a row of images for each test example: itself, what helped it, what harmed it."""
     from matplotlib.figure import Figure
 
-    head, row = 1.05, 1.62  # inches
+    wide = 0.75  # inches, as all here
+    tall = wide * min(test.shape[1] / test.shape[2], 1.5)
+    head, row = 1.0, tall + 0.7
     height = head + row * len(picked)
     figure = Figure(figsize=(WIDTH, height))
     _text(figure, height, 0.12, title, 12)
     _text(
         figure, height, 0.4,
         "of each training example: its class, its number, its score; the score is the sum of "
-        "learning rate × product of the two gradients",
+        "learning rate × inner product of the gradients",
         9, GREY,
     )  # fmt: skip
-    wide = 0.085
-    starts = 0.015, 0.135, 0.135 + 5 * wide + 0.01
+    apart = 0.085
+    starts = 0.015, 0.135, 0.135 + 5 * apart + 0.01
     for start, label, colour in zip(
         starts[1:], ("most helpful", "most harmful"), (BLUE, VERMILION), strict=True
     ):
@@ -125,7 +127,7 @@ def _rows(
         limits = everything.min(), everything.max()
 
         def panel(left: float, image: np.ndarray, note: str, colour: str) -> None:
-            axes = figure.add_axes((left, bottom / height, 0.078, (row - 0.75) / height))  # noqa: B023
+            axes = figure.add_axes((left, bottom / height, wide / WIDTH, tall / height))  # noqa: B023
             axes.imshow(image, cmap="gray_r", vmin=limits[0], vmax=limits[1])  # noqa: B023
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color=colour)
@@ -137,7 +139,7 @@ def _rows(
                 _text(figure, height, height - bottom - 0.5, "none", 9, GREY, start + 0.004)
             for place, n in enumerate(kind):
                 note = f"{short(train_names[n], 10)} · {n}\n{_score(scores[n, m])}"
-                panel(start + place * wide, train[n], note, colour)
+                panel(start + place * apart, train[n], note, colour)
     return figure
 
 
@@ -164,8 +166,8 @@ def _bars(
     figure = Figure(figsize=(WIDTH, 0.8 + 2.9 * down), layout="constrained")
     figure.suptitle(title)
     figure.supxlabel(
-        "score: the sum of learning rate × product of the two gradients; left of each bar the "
-        "training example's number and target",
+        "number and target of each training example; blue helped, orange harmed; the score is the "
+        "sum of learning rate × inner product of the gradients",
         fontsize=8, color=GREY,
     )  # fmt: skip
     panels = figure.subplots(down, across, squeeze=False).ravel()
@@ -274,4 +276,4 @@ def most_self_influential_figure(
 
 def _score(value: float) -> str:
     """Return a score in three digits, with a true minus."""
-    return f"{value:.3g}".replace("-", "−")
+    return f"{value:#.3g}".replace("-", "−")

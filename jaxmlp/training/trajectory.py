@@ -67,7 +67,7 @@ def read_trajectory(
         warnings += more
         source = "{} of its checkpoints"
     if not found:
-        found, source = {end: final}, "its final model alone, for want of others"
+        found, source = {end: final}, "its final model alone (train --keep-epochs keeps others)"
     total = an_epoch * settings.epochs
     rates = [settings.rates(max(0, step - an_epoch), step, total).mean() for step in found]
     return Trajectory(
