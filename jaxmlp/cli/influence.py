@@ -15,6 +15,7 @@ from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_de
 from jaxmlp.cli.problem import arrays, settings_of, weighted_training
 from jaxmlp.cli.trained import Model, load_data, load_model, part_of
 from jaxmlp.data import Dataset, Examples
+from jaxmlp.data.splits import subset
 from jaxmlp.evaluation import is_classifier, predictions
 from jaxmlp.influence import influence as influence_of
 from jaxmlp.influence import self_influence, strongest
@@ -138,16 +139,16 @@ class _OnExamples(_Scores):
             predictions(model.network, model.params, self.others.inputs, scaling=model.scaling)
         )
         chosen = list(dict.fromkeys(options.examples)) or _furthest(self.others, data, outputs)
-        self.chosen = np.array(chosen)
-        self.others = Examples(*(None if a is None else a[self.chosen] for a in self.others))
+        self.chosen = np.array(chosen, int)
+        self.others = subset(self.others, self.chosen)
         self.outputs = outputs[self.chosen]
 
     def compute(self) -> None:
         inputs, targets, weights = self.train_arrays
-        others = arrays(self.others, self.model.network, self.data)
+        others, truth, counts = arrays(self.others, self.model.network, self.data)
         scores = influence_of(
-            self.model.network, self.way.params, inputs, targets, *others[:2],
-            self.way.learning_rates, weights, test_sample_weight=others[2],
+            self.model.network, self.way.params, inputs, targets, others, truth,
+            self.way.learning_rates, weights, test_sample_weight=counts,
             scaling=self.model.scaling,
         )  # fmt: skip
         self.scores = np.asarray(scores)
@@ -272,7 +273,7 @@ def _furthest(examples: Examples, data: Dataset, outputs: np.ndarray) -> list[in
 
 def _names(targets: np.ndarray, classes: Sequence[str] | None) -> list[str]:
     if classes is not None:
-        return [classes[k] for k in targets]
+        return [classes[int(k)] for k in targets]
     return [" ".join(f"{value:.5g}" for value in np.atleast_1d(row)) for row in targets.tolist()]
 
 

@@ -101,9 +101,11 @@ def _rows(
     """Return a row of images for each test example: itself, what helped it, what harmed it."""
     from matplotlib.figure import Figure
 
-    wide = 0.75  # inches, as all here
+    between = _between(train_names, np.concatenate([n for kinds in picked for n in kinds]), 9)
+    # In inches: an image, the lines above the rows, and a row with its image.
+    wide = 0.75
     tall = wide * min(test.shape[1] / test.shape[2], 1.5)
-    head, row = 1.0, tall + 0.7
+    head, row = 1.0, tall + (0.7 if between == " · " else 0.82)
     height = head + row * len(picked)
     figure = Figure(figsize=(WIDTH, height))
     _text(figure, height, 0.12, title, 12)
@@ -113,34 +115,41 @@ def _rows(
         "learning rate × inner product of the gradients",
         9, GREY,
     )  # fmt: skip
-    apart = 0.085
-    starts = 0.015, 0.135, 0.135 + 5 * apart + 0.01
-    for start, label, colour in zip(
-        starts[1:], ("most helpful", "most harmful"), (BLUE, VERMILION), strict=True
-    ):
-        _text(figure, height, 0.72, label, 10.5, colour, start + 0.004)
+    # As fractions of the width: from one image to the next, and where the two kinds begin.
+    step = 0.085
+    groups = ((0.135, "most helpful", BLUE), (0.145 + 5 * step, "most harmful", VERMILION))
+    for left, label, colour in groups:
+        _text(figure, height, 0.72, label, 10.5, colour, left + 0.004)
     for m, kinds in enumerate(picked):
-        bottom = height - head - row * (m + 1) + 0.12
-        _text(figure, height, height - bottom - row + 0.18, short(test_names[m], 90), 9.5, x=0.015)
-        images = train[np.concatenate(kinds)]
-        everything = np.concatenate([images.ravel(), test[m].ravel()])
+        top = head + row * m
+        low = (height - top - row + 0.12) / height
+        size = wide / WIDTH, tall / height
+        _text(figure, height, top + 0.04, short(test_names[m], 90), 9.5)
+        everything = np.concatenate([train[np.concatenate(kinds)].ravel(), test[m].ravel()])
         limits = everything.min(), everything.max()
-
-        def panel(left: float, image: np.ndarray, note: str, colour: str) -> None:
-            axes = figure.add_axes((left, bottom / height, wide / WIDTH, tall / height))  # noqa: B023
-            axes.imshow(image, cmap="gray_r", vmin=limits[0], vmax=limits[1])  # noqa: B023
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set(visible=True, color=colour)
-            axes.set_title(note, fontsize=7.5, pad=2)
-
-        panel(starts[0], test[m], "", "black")
-        for start, kind, colour in zip(starts[1:], kinds, (BLUE, VERMILION), strict=True):
+        _image(figure.add_axes((0.015, low, *size)), test[m], limits, "black")
+        for kind, (left, _, colour) in zip(kinds, groups, strict=True):
             if len(kind) == 0:
-                _text(figure, height, height - bottom - 0.5, "none", 9, GREY, start + 0.004)
+                _text(figure, height, top + 0.6, "none", 9, GREY, left + 0.004)
             for place, n in enumerate(kind):
-                note = f"{short(train_names[n], 10)} · {n}\n{_score(scores[n, m])}"
-                panel(start + place * apart, train[n], note, colour)
+                axes = figure.add_axes((left + place * step, low, *size))
+                _image(axes, train[n], limits, colour)
+                note = f"{short(train_names[n], 10)}{between}{n}\n{_score(scores[n, m])}"
+                axes.set_title(note, fontsize=7.5, pad=2)
     return figure
+
+
+def _between(names: Sequence[str], numbers: np.ndarray, longest: int) -> str:
+    """Return what stands between name and number: a dot where every pair has room in a line."""
+    lengths = [len(str(names[n])) + len(str(n)) for n in numbers]
+    return " · " if max(lengths, default=0) <= longest else "\n"
+
+
+def _image(axes: "Axes", image: np.ndarray, limits: tuple[float, float], colour: str) -> None:
+    """Draw an image in a frame."""
+    axes.imshow(image, cmap="gray_r", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color=colour)
 
 
 def _text(
@@ -253,12 +262,14 @@ def most_self_influential_figure(
         axes.set(xlabel=f"score: {note}", ylabel="training example: its number and target")
         return figure
     shown = as_images("images", np.asarray(images)[order], image_shape)
+    between = _between(names, order, 12)
     across, down = 8, math.ceil(len(order) / 8)
-    height = 1.05 + 1.55 * down
+    head = 1.05 if between == " · " else 1.2
+    height = head + 1.55 * down
     figure = Figure(figsize=(WIDTH, height))
     figure.subplots_adjust(
-        left=0.015, right=0.985, bottom=0.08 / height, top=1 - 1.05 / height, wspace=0.12,
-        hspace=0.42,
+        left=0.015, right=0.985, bottom=0.08 / height, top=1 - head / height, wspace=0.12,
+        hspace=0.42 if between == " · " else 0.6,
     )  # fmt: skip
     _text(figure, height, 0.12, title, 12)
     _text(figure, height, 0.4, f"class as labelled, number, score: {note}", 9, GREY)
@@ -267,10 +278,9 @@ def most_self_influential_figure(
         axes.set_axis_off()
     limits = shown.min(), shown.max()
     for axes, image, n in zip(grid, shown, order, strict=False):
-        axes.imshow(image, cmap="gray_r", vmin=limits[0], vmax=limits[1])
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(visible=True, color=RULE)
-        axes.set_title(f"{short(names[n], 10)} · {n}\n{_score(scores[n])}", fontsize=8.5, pad=3)
+        _image(axes, image, limits, RULE)
+        note = f"{short(names[n], 12)}{between}{n}\n{_score(float(scores[n]))}"
+        axes.set_title(note, fontsize=8.5, pad=3)
     return figure
 
 
