@@ -1,7 +1,19 @@
 """Multi-layer perceptrons in JAX with gradients derived by hand, proved, and then used."""
 
 from jaxmlp.backprop import Trace, backward, forward
+from jaxmlp.curvature import (
+    Eigenpairs,
+    gauss_newton_vector_product,
+    hessian_eigenvalues,
+    hessian_vector_product,
+)
 from jaxmlp.evaluation import Metrics, evaluate, predictions
+from jaxmlp.fisher import (
+    KroneckerFactors,
+    gauss_newton_diagonal,
+    kfac_factors,
+    neural_tangent_kernel,
+)
 from jaxmlp.gradient_statistics import (
     NoiseScale,
     gradient_gram_matrix,
@@ -30,7 +42,9 @@ from jaxmlp.verification.checks import check_gradients
 __version__ = "0.1.0"
 
 __all__ = [
+    "Eigenpairs",
     "Fit",
+    "KroneckerFactors",
     "Layer",
     "Metrics",
     "Network",
@@ -44,17 +58,23 @@ __all__ = [
     "evaluate",
     "fit",
     "forward",
+    "gauss_newton_diagonal",
+    "gauss_newton_vector_product",
     "gradient_gram_matrix",
     "gradient_noise_scale",
     "gradient_second_moment",
     "gradient_variance",
+    "hessian_eigenvalues",
+    "hessian_vector_product",
     "influence",
     "init",
     "input_gradients",
+    "kfac_factors",
     "load",
     "logits",
     "loss",
     "loss_and_gradient",
+    "neural_tangent_kernel",
     "per_example_gradient_norms",
     "per_example_gradients",
     "predictions",

@@ -261,6 +261,28 @@ def unweighted(result: Pass, weights: Array | None) -> tuple[Array, ...]:
     )
 
 
+def weights_like(losses: Array, weights: Array | None) -> Array:
+    """Return the weights (N,) in the dtype of the losses (N,), or ones."""
+    return jnp.ones_like(losses) if weights is None else weights.astype(losses.dtype)
+
+
+def sound_forward(network: Network, params: Parameters, batch: Batch) -> tuple[Batch, Trace, Array]:
+    """Return a batch and its forward pass with nothing infinite in rows of weight 0.
+
+    Returns:
+        The batch, its trace, and its weights (N,), 1 where it has none.
+    """
+    batch, _ = without_garbage(network, batch)
+    trace = forward_batch(network, params, batch.inputs)
+    weights = weights_like(trace.preactivations[-1][:, 0], batch.weights)
+    if batch.weights is not None:
+        sound = jnp.ones(len(weights), bool)
+        for leaf in jax.tree.leaves(trace):
+            sound &= _finite_rows(leaf)
+        trace = blank((weights == 0) & ~sound, trace)
+    return batch, trace, weights
+
+
 def sum_over_microbatches(
     total: Callable[..., Any], batch: Batch, size: int | None, *rows: Array
 ) -> Any:

@@ -123,7 +123,7 @@ def loss(
     `jax.grad` of it, in the parameters, the inputs, float targets and the sample weights, runs the
     hand-derived backward pass, and so do `jax.vjp`, `jax.vmap` and `jax.hessian` of it. Forward
     mode, `jax.jvp` of it, raises TypeError: for a product with the Hessian take `jax.jvp` of
-    `jax.grad(loss)` (in a later version `hessian_vector_product`).
+    `jax.grad(loss)`, or `hessian_vector_product`.
 
     Args:
         network: The network.

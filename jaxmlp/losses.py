@@ -12,7 +12,8 @@ of 1e-9, not 0.
 | `squared_error`                | ½ Σ_k (z − t)²                         | z − t    | z          |
 | `poisson`                      | Σ_k e^z − t z                          | e^z − t  | e^z        |
 
-with y = softmax(z) and s = Σ_k t_k, which need not be 1.
+with y = softmax(z) and s = Σ_k t_k, which need not be 1. The Hessian in z is s (diag y − y yᵀ) for
+softmax cross-entropy, and diagonal for the others: σ(z)σ(−z), 1 and e^z.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,12 @@ _softplus = ACTIVATIONS["softplus"].function
 
 
 class Loss(NamedTuple):
-    """A loss of one example: E(z, t), ∂E/∂z, ∂E/∂t and the prediction that z stands for.
+    """A loss of one example: E(z, t), its derivatives, and the prediction that z stands for.
 
+    With H = ∂²E/∂z² (K, K): `hessian_product` is H v for a vector v (K,), and `hessian_root` a
+    root S (K, K) of it, H = Sᵀ S, by rows; it is real where the target's total s is not negative.
+    `sampled_gradient` is δ = ∂E/∂z for a target drawn from the model itself, so that E[δ δᵀ] = H:
+    a class from softmax(z), bits from σ(z), a normal z + N(0, 1), or a Poisson count of rate e^z.
     `takes_classes` tells whether an integer target () is a class index.
     """
 
@@ -38,6 +43,9 @@ class Loss(NamedTuple):
     gradient: Callable[[Array, Array], Array]
     target_gradient: Callable[[Array, Array], Array]
     prediction: Callable[[Array], Array]
+    hessian_product: Callable[[Array, Array, Array], Array]
+    hessian_root: Callable[[Array, Array], Array]
+    sampled_gradient: Callable[[Array, Array, Array], Array]
     takes_classes: bool = False
 
 
@@ -113,6 +121,29 @@ def _softmax_target_gradient(z: Array, t: Array) -> Array:
     return (softmax.shift - z) + softmax.log_total
 
 
+def _softmax_hessian_product(z: Array, t: Array, v: Array) -> Array:
+    """Return s (y∘v − y (y·v)), with v relative to its entry at the largest logit.
+
+    That changes nothing but the rounding: beside y_a ≈ 1, y·v would cancel v_a.
+    """
+    y = _softmax(z).y
+    v = v - v[jnp.argmax(z)]
+    return jnp.sum(_distribution(z, t)) * y * (v - jnp.sum(y * v))
+
+
+def _softmax_hessian_root(z: Array, t: Array) -> Array:
+    """Return the rows √(s y_c) (e_c − y), whose diagonal is Σ_{i≠c} y_i and not 1 − y_c."""
+    softmax = _softmax(z)
+    away = jnp.where(jnp.eye(len(z), dtype=bool), softmax.rest, -softmax.y)
+    return jnp.sqrt(jnp.sum(_distribution(z, t)) * softmax.y)[:, None] * away
+
+
+def _softmax_sampled_gradient(z: Array, t: Array, key: Array) -> Array:
+    """Return √s (y − e_c) for a class c drawn from y = softmax(z)."""
+    drawn = jax.random.categorical(key, z)
+    return jnp.sqrt(jnp.sum(_distribution(z, t))) * _softmax_gradient(z, drawn)
+
+
 def _as_outputs(z: Array, t: Array) -> Array:
     return jnp.reshape(t, z.shape).astype(z.dtype)
 
@@ -125,6 +156,15 @@ def _binary_value(z: Array, t: Array) -> Array:
 def _binary_gradient(z: Array, t: Array) -> Array:
     t = _as_outputs(z, t)
     return (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
+
+
+def _binary_curvature(z: Array) -> Array:
+    return jax.nn.sigmoid(z) * jax.nn.sigmoid(-z)
+
+
+def _binary_sampled_gradient(z: Array, t: Array, key: Array) -> Array:
+    drawn = jax.random.uniform(key, z.shape, z.dtype) < jax.nn.sigmoid(z)
+    return _binary_gradient(z, drawn.astype(z.dtype))
 
 
 def _squared_value(z: Array, t: Array) -> Array:
@@ -143,21 +183,55 @@ def _poisson_gradient(z: Array, t: Array) -> Array:
     return jnp.exp(z) - _as_outputs(z, t)
 
 
+def _poisson_sampled_gradient(z: Array, t: Array, key: Array) -> Array:
+    return jnp.exp(z) - jax.random.poisson(key, jnp.exp(z)).astype(z.dtype)
+
+
+def _elementwise(
+    curvature: Callable[[Array], Array],
+) -> tuple[Callable[[Array, Array, Array], Array], Callable[[Array, Array], Array]]:
+    """Return the Hessian's product and root where it is diagonal, ∂²E/∂z_k² = curvature(z)_k."""
+    return (
+        lambda z, t, v: curvature(z) * v,
+        lambda z, t: jnp.diag(jnp.sqrt(curvature(z))),
+    )
+
+
 LOSSES: dict[str, Loss] = {
     "softmax_cross_entropy": Loss(
         _softmax_value,
         _softmax_gradient,
         _softmax_target_gradient,
         lambda z: _softmax(z).y,
+        _softmax_hessian_product,
+        _softmax_hessian_root,
+        _softmax_sampled_gradient,
         takes_classes=True,
     ),
     "sigmoid_binary_cross_entropy": Loss(
-        _binary_value, _binary_gradient, lambda z, t: -z, jax.nn.sigmoid
+        _binary_value,
+        _binary_gradient,
+        lambda z, t: -z,
+        jax.nn.sigmoid,
+        *_elementwise(_binary_curvature),
+        _binary_sampled_gradient,
     ),
     "squared_error": Loss(
-        _squared_value, _squared_gradient, lambda z, t: _as_outputs(z, t) - z, lambda z: z
+        _squared_value,
+        _squared_gradient,
+        lambda z, t: _as_outputs(z, t) - z,
+        lambda z: z,
+        *_elementwise(jnp.ones_like),
+        lambda z, t, key: jax.random.normal(key, z.shape, z.dtype),
     ),
-    "poisson": Loss(_poisson_value, _poisson_gradient, lambda z, t: -z, jnp.exp),
+    "poisson": Loss(
+        _poisson_value,
+        _poisson_gradient,
+        lambda z, t: -z,
+        jnp.exp,
+        *_elementwise(jnp.exp),
+        _poisson_sampled_gradient,
+    ),
 }
 """Name → loss."""
 

@@ -72,6 +72,8 @@ ROOMS = [
     "batch",
     "gradients",
     "gradient_statistics",
+    "curvature",
+    "fisher",
     "evaluation",
     "verification",
     "data",

@@ -269,6 +269,10 @@ def test_a_row_fails_where_one_side_is_wrong(first_cases, name):
         "per_example_gradient_norms",
         "weighted_gradient_sum",
         "clipped_gradient_sum",
+        "gradient_gram_matrix",
+        "gradient_second_moment",
+        "gradient_variance",
+        "gradient_noise_scale",
     ],
 )
 def test_the_row_contractions_sees_a_fault_in_each_of_them(first_cases, function):

@@ -548,22 +548,23 @@ def test_of_two_that_prepare_at_once_the_second_finds_it_done(source, done, tmp_
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """The address of a server of this machine, and the folder that it serves."""
+    """The address of a server of this machine, its folder, and the names that it was asked for."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     folder = tmp_path / "served"
     folder.mkdir()
+    asked: set[str] = set()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
             super().__init__(*args, directory=str(folder))
 
         def log_message(self, format, *args):
-            pass
+            asked.add(self.path.removeprefix("/"))
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/", folder
+        yield f"http://127.0.0.1:{server.server_address[1]}/", folder, asked
         server.shutdown()
         thread.join()
 
@@ -571,7 +572,7 @@ def served(tmp_path, monkeypatch):
 def test_files_are_downloaded_when_asked_for_and_compared(served, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
-    url, folder = served
+    url, folder, _ = served
     monkeypatch.setitem(PUBLISHED, "mnist", SMALL._replace(content=None))
     for path in written(folder).iterdir():
         recorded(monkeypatch, "mnist", url + path.name, path.read_bytes())
@@ -585,7 +586,7 @@ def test_files_are_downloaded_when_asked_for_and_compared(served, tmp_path, monk
 def test_a_download_with_another_checksum_is_refused(served, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
-    url, folder = served
+    url, folder, asked = served
     for path in written(folder).iterdir():
         recorded(monkeypatch, "mnist", url + path.name, path.read_bytes() + b"\0")
     monkeypatch.setattr(tfds.builder_cls("mnist"), "URL", url)
@@ -593,10 +594,12 @@ def test_a_download_with_another_checksum_is_refused(served, tmp_path, monkeypat
     assert text.startswith(f"mnist: expected to download {url}train-images-idx3-ubyte.gz, got: ")
     assert "wrong checksum" in text
     assert not is_prepared("mnist", tmp_path / "data")
+    # Nothing else is under way, which tensorflow-datasets would try again and again.
+    assert {path.name for path in folder.iterdir()} - asked == {f"{f}.gz" for f in IDX_FILES[1:]}
 
 
 def test_emnist_is_taken_from_its_archive(served, tmp_path, monkeypatch):
-    url, folder = served
+    url, folder, _ = served
     entry = PUBLISHED["emnist"]._replace(n_train=40, n_test=12)
     monkeypatch.setitem(PUBLISHED, "emnist", entry)
     arrays = (PARTS[0].images, PARTS[0].labels + 37, *PARTS[1])

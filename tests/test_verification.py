@@ -303,7 +303,7 @@ def test_draws_are_networks_as_the_design_wants_them():
 
 
 @pytest.mark.parametrize(
-    "row", ["float64", "float32", "bfloat16", "float16", "contractions", "numpy"]
+    "row", ["float64", "float32", "bfloat16", "float16", "contractions", "curvature", "numpy"]
 )
 def test_a_trial_can_be_repeated(row):
     settings = {"trials": 160 if row == "numpy" else 4, "seed": 5}  # 160 are 4 in each of 40 cases
@@ -359,6 +359,7 @@ def test_the_bounds_are_those_of_the_design():
         "float64": 1e-13,
         "float32": 5e-6,
         "contractions": 1e-12,
+        "curvature": 1e-12,
         "differences": 1e-5,
         "numpy": 1e-12,
         "accuracy": 1e-5,

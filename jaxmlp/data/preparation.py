@@ -243,11 +243,12 @@ def _download(name: str, official: Any, downloads: Path, unpacked: Path) -> list
         force_checksums_validation=True,
     )
     try:
-        found: Any = manager.download(urls)
+        # One after the other: where one fails, those under way would be tried again for minutes by
+        # threads that the end of the process waits for.
+        paths: list[Path] = [Path(manager.download(url)) for url in urls]
     except Exception as error:  # of requests, urllib3 and tensorflow-datasets
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ConnectionError(f"{name}: expected to download {urls[0]}, got: {reason}") from error
-    paths = [Path(path) for path in found]
     if not archive:
         return paths
     with zipfile.ZipFile(paths[0]) as file:

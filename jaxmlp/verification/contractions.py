@@ -6,7 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
+from jaxmlp.gradient_statistics import (
+    gradient_gram_matrix,
+    gradient_noise_scale,
+    gradient_second_moment,
+    gradient_variance,
+)
 from jaxmlp.gradients import (
     clipped_gradient_sum,
     input_gradients,
@@ -88,6 +95,17 @@ def _contracted(network: Network, draw: Draws, coefficients: Any) -> tuple[Any, 
     factors = jnp.minimum(1, clip / jnp.where(norms > 0, norms, 1))
     mean = jax.grad(plain, (0, 1))(params, inputs, targets, weights)
     mean_size = jax.tree.map(lambda leaf: leaf / jnp.sum(w), (total(size(each)), size(each_input)))
+    rows_of = jax.vmap(lambda tree: ravel_pytree(tree)[0])
+    flat = rows_of(each)
+    share = w / jnp.sum(w)
+    second = total(rows(share, jax.tree.map(jnp.square, unweighted[0])))
+    average = total(rows(share, unweighted[0]))
+    spread = total(
+        rows(
+            share, jax.tree.map(lambda leaf, mean: (leaf - mean[None]) ** 2, unweighted[0], average)
+        )
+    )
+    noise = _noise_scale(rows_of(unweighted[0]), share)
     oracle = {  # the value, and the same sum of absolute values
         "per_example_gradients": (each, size(each)),
         "per_example_gradient_norms": (norms, norms),
@@ -101,6 +119,10 @@ def _contracted(network: Network, draw: Draws, coefficients: Any) -> tuple[Any, 
         ),
         "input_gradients": (each_input, size(each_input)),
         "grad of loss": (mean, mean_size),
+        "gradient_gram_matrix": (flat @ flat.T, abs(flat) @ abs(flat).T),
+        "gradient_second_moment": (second, second),
+        "gradient_variance": (spread, second),
+        "gradient_noise_scale": noise,
     }
     ours = {
         "per_example_gradients": per_example_gradients(*args, weights),
@@ -109,5 +131,23 @@ def _contracted(network: Network, draw: Draws, coefficients: Any) -> tuple[Any, 
         "clipped_gradient_sum": clipped_gradient_sum(*args, clip, weights),
         "input_gradients": input_gradients(*args, weights),
         "grad of loss": jax.grad(loss, (1, 2))(*args, weights),
+        "gradient_gram_matrix": gradient_gram_matrix(*args, sample_weight=weights),
+        "gradient_second_moment": gradient_second_moment(*args, weights),
+        "gradient_variance": gradient_variance(*args, weights),
+        "gradient_noise_scale": gradient_noise_scale(*args, weights)[:2],
     }
     return ours, oracle
+
+
+def _noise_scale(gradients: Any, share: Any) -> tuple[Any, Any]:
+    """Return (‖G‖², tr Σ) and their scales, from the gradients (N, P) and shares that sum to 1.
+
+    As the unbiased variance of weighted data, Σ p (g − ḡ)² / (1 − Σ p²), and the squared mean less
+    that variance's part in it; not by the formulas in McCandlish et al.
+    """
+    mean = share @ gradients
+    doubled = jnp.sum(share**2)
+    variance = jnp.sum(share[:, None] * (gradients - mean[None, :]) ** 2) / (1 - doubled)
+    squared = jnp.sum(mean**2)
+    size = squared + jnp.sum(share[:, None] * gradients**2)
+    return (squared - doubled * variance, variance), (size, size)

@@ -15,6 +15,7 @@ from jaxmlp.verification.comparison import NO_DIFFERENCE, Found, Row
 from jaxmlp.verification.contractions import contractions_row
 from jaxmlp.verification.diagnosis import MISTAKES, Mistake, backward_copy
 from jaxmlp.verification.evidence import gather, make_draws
+from jaxmlp.verification.second_order import second_order_row
 from jaxmlp.verification.trials import FLOAT64, Settings
 
 FLOAT32_BOUND = 5e-6
@@ -24,6 +25,7 @@ NUMPY_BOUND = 1e-12
 # A gradient of one example has no sum over a batch whose absolute values would be a scale, and its
 # δ may be what an earlier sum left after cancelling: 4e-14 of twelve seeds with 300 trials.
 CONTRACTIONS_BOUND = 1e-12
+CURVATURE_BOUND = 1e-12
 
 
 def _accuracy_row(settings: Settings) -> list[Found] | str:
@@ -127,6 +129,12 @@ ROWS: tuple[RowOfTable, ...] = (
         "per-example gradients, norms, sums, inputs; jax.grad of loss",
         CONTRACTIONS_BOUND,
         contractions_row,
+    ),
+    (
+        "curvature",
+        "Hessian, Gauss–Newton and Fisher quantities against whole matrices",
+        CURVATURE_BOUND,
+        second_order_row,
     ),
     (
         "differences",

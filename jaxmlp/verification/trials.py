@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmlp.activations import ACTIVATIONS
+from jaxmlp.losses import LOSSES
 from jaxmlp.validation import check_name
 from jaxmlp.verification.cases import Case, Draws, grid, network_of, sample
 from jaxmlp.verification.evidence import gather, in_dtype, make_draws, our_gradients
@@ -26,6 +28,7 @@ _STREAMS = {
     "differences": 2,
     "numpy": 3,
     "contractions": 4,
+    "curvature": 9,
 }
 
 # How far from a kink all units keep, where a step or a rounding could cross it.
@@ -51,7 +54,22 @@ def cases_of(row: str, full: bool) -> list[Case]:
             Case(network_of(activation, loss, depth, bias, "highest"), classes, weighted)
             for activation, loss, depth, bias, classes, weighted in _CONTRACTED
         ]
+    if row == "curvature":
+        return _curved(full)
     return grid(full, "highest")
+
+
+def _curved(full: bool) -> list[Case]:
+    """Return every activation × loss, or each activation once, with the depths 0 … 5 in turn."""
+    cases = []
+    for loss_number, loss in enumerate(LOSSES):
+        for number, activation in enumerate(ACTIVATIONS):
+            if not full and number % len(LOSSES) != loss_number:
+                continue
+            turn = number + 3 * loss_number
+            network = network_of(activation, loss, turn % 6, turn % 4 < 2, "highest")
+            cases.append(Case(network, turn % 3 != 0, turn % 4 in (0, 3)))
+    return cases
 
 
 _CONTRACTED = (
@@ -103,7 +121,8 @@ def repeat(
     """Return one trial of the table, as its report names it.
 
     Args:
-        row: "float64", "float32", "bfloat16", "float16", "contractions", "differences" or "numpy".
+        row: "float64", "float32", "bfloat16", "float16", "contractions", "curvature",
+            "differences" or "numpy".
         case: The number of the architecture.
         trial: The draw.
         trials: How many draws the table was made with.

@@ -1,0 +1,192 @@
+"""What each quantity costs beside our own gradient, in one run, and what it takes of memory.
+
+    python -m benchmarks.quantities [--sizes 784 800 800 10] [--batch-sizes 128 512] [--rounds 15]
+
+Every function is timed blocked and warmed up, in rounds that go through all of them in turn; a
+ratio is the median over the rounds of its time over the gradient's in the same round. The products
+with the Hessian and the Gauss–Newton matrix stand beside those of automatic differentiation, after
+both were compared. Exit status 1 where a ratio is above its bound.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxmlp
+
+# Of our own gradient's time, at 784-800-800-10.
+BOUNDS = {
+    "norms": 0.65,
+    "gradient and norms": 1.05,
+    "clipped sum": 1.05,
+    "second moment": 1.45,
+    "gradient and KFAC factors, empirical": 2.0,
+    "Hessian product": 2.25,
+    "Gauss–Newton product": 1.7,
+}
+
+
+def both(network: jaxmlp.Network, *functions: Callable[..., Any]) -> Callable[..., Any]:
+    """Return one program that yields what each function yields, sharing their passes."""
+    return jax.jit(lambda params, x, t: [function(network, params, x, t) for function in functions])
+
+
+def rivals(
+    network: jaxmlp.Network, vector: jaxmlp.Layer
+) -> tuple[dict[str, Callable], dict[str, Callable]]:
+    """Return our functions of (params, inputs, targets), and automatic differentiation's."""
+
+    def gradient(params: Any, x: Any, t: Any) -> Any:
+        return jaxmlp.loss_and_gradient(network, params, x, t)[1]
+
+    def plain_logits(params: Any, x: Any) -> Any:
+        h = x
+        for number, (weight, bias) in enumerate(params):
+            h = h @ weight.T + bias
+            h = jax.nn.sigmoid(h) if number < len(params) - 1 else h
+        return h
+
+    def plain_loss(params: Any, x: Any, t: Any) -> Any:
+        z = plain_logits(params, x)
+        return jnp.mean(jax.nn.logsumexp(z, axis=1) - z[jnp.arange(len(t)), t])
+
+    def hessian_product(params: Any, x: Any, t: Any) -> Any:
+        return jax.jvp(lambda p: jax.grad(plain_loss)(p, x, t), (params,), (vector,))[1]
+
+    def gauss_newton_product(params: Any, x: Any, t: Any) -> Any:
+        z, tangent = jax.jvp(lambda p: plain_logits(p, x), (params,), (vector,))
+        y = jax.nn.softmax(z)
+        output = y * (tangent - jnp.sum(y * tangent, axis=1, keepdims=True)) / len(x)
+        return jax.vjp(lambda p: plain_logits(p, x), params)[1](output)[0]
+
+    ours = {
+        "gradient": gradient,
+        "norms": partial(jaxmlp.per_example_gradient_norms, network),
+        "gradient and norms": both(
+            network, jaxmlp.loss_and_gradient, jaxmlp.per_example_gradient_norms
+        ),
+        "clipped sum": lambda p, x, t: jaxmlp.clipped_gradient_sum(network, p, x, t, 1.0),
+        "second moment": partial(jaxmlp.gradient_second_moment, network),
+        "gradient and KFAC factors, empirical": both(
+            network, jaxmlp.loss_and_gradient, partial(jaxmlp.kfac_factors, fisher="empirical")
+        ),
+        "Hessian product": lambda p, x, t: jaxmlp.hessian_vector_product(network, p, x, t, vector),
+        "Gauss–Newton product": lambda p, x, t: jaxmlp.gauss_newton_vector_product(
+            network, p, x, t, vector
+        ),
+        "noise scale": partial(jaxmlp.gradient_noise_scale, network),
+        "Gram matrix": partial(jaxmlp.gradient_gram_matrix, network),
+        "Gauss–Newton diagonal, exact": partial(jaxmlp.gauss_newton_diagonal, network),
+    }
+    theirs = {
+        "gradient": jax.jit(jax.grad(plain_loss)),
+        "Hessian product": jax.jit(hessian_product),
+        "Gauss–Newton product": jax.jit(gauss_newton_product),
+    }
+    return ours, theirs
+
+
+def check_equal(ours: dict[str, Callable], theirs: dict[str, Callable], *data: Any) -> None:
+    """Raise AssertionError unless both yield the same where both exist."""
+    for name, function in theirs.items():
+        pairs = zip(
+            jax.tree.leaves(ours[name](*data)), jax.tree.leaves(function(*data)), strict=True
+        )
+        for mine, other in pairs:
+            difference = float(jnp.max(jnp.abs(mine - other)) / jnp.max(jnp.abs(other)))
+            assert difference < 1e-4, (name, difference)
+
+
+def timed(functions: dict[str, Callable], data: Any, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of every function in every round."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        for _ in range(3):
+            jax.block_until_ready(function(*data))
+    for _ in range(rounds):
+        for name, function in functions.items():
+            calls = []
+            for _ in range(5):
+                begin = time.perf_counter()
+                jax.block_until_ready(function(*data))
+                calls.append(time.perf_counter() - begin)
+            times[name].append(statistics.median(calls))
+    return times
+
+
+def memory() -> tuple[float, float, float]:
+    """Return the bytes that XLA plans for a gradient, the clipped sum and vmap(grad), in MB."""
+    network = jaxmlp.Network((5120, 2560, 1280))
+    shapes = jax.eval_shape(lambda: jaxmlp.init(network, jax.random.key(0)))
+    x = jax.ShapeDtypeStruct((32, 5120), np.float32)
+    t = jax.ShapeDtypeStruct((32,), np.int32)
+
+    def each(params: Any, x: Any, t: Any) -> Any:
+        one = jax.vmap(jax.grad(partial(jaxmlp.loss, network)), (None, 0, 0))
+        gradients = one(params, x[:, None], t[:, None])
+        squares = [
+            jnp.sum(jnp.square(leaf), axis=tuple(range(1, leaf.ndim)))
+            for leaf in jax.tree.leaves(gradients)
+        ]
+        factors = jnp.minimum(1, 1 / jnp.sqrt(sum(squares)))
+        return jax.tree.map(lambda leaf: jnp.einsum("n,n...->...", factors, leaf), gradients)
+
+    def planned(function: Callable[..., Any]) -> float:
+        analysis: Any = jax.jit(function).lower(shapes, x, t).compile().memory_analysis()
+        return (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / 1e6
+
+    return (
+        planned(partial(jaxmlp.loss_and_gradient, network)),
+        planned(lambda p, x, t: jaxmlp.clipped_gradient_sum(network, p, x, t, 1.0)),
+        planned(each),
+    )
+
+
+def main() -> None:
+    """Print both tables; exit 1 where a bound is missed."""
+    parser = argparse.ArgumentParser(description="Time every quantity against the gradient.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[784, 800, 800, 10])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    network = jaxmlp.Network(options.sizes)
+    params, vector = (jaxmlp.init(network, jax.random.key(seed)) for seed in (0, 1))
+    missed = []
+    for size in options.batch_sizes:
+        rng = np.random.default_rng(0)
+        x = jax.device_put(rng.normal(size=(size, network.sizes[0])).astype(np.float32))
+        t = jax.device_put(rng.integers(network.sizes[-1], size=size).astype(np.int32))
+        ours, theirs = rivals(network, vector)
+        check_equal(ours, theirs, params, x, t)
+        named = ours | {f"{name}, jax's": function for name, function in theirs.items()}
+        times = timed(named, (params, x, t), options.rounds)
+        shape = "-".join(map(str, network.sizes))
+        device = jax.devices()[0].device_kind
+        print(f"{shape} sigmoid, {size} examples, jax {jax.__version__}, {device}")
+        for name, values in times.items():
+            ratio = statistics.median(a / b for a, b in zip(values, times["gradient"], strict=True))
+            bound = BOUNDS.get(name) if tuple(options.sizes) == (784, 800, 800, 10) else None
+            verdict = "" if bound is None else f"  bound {bound}"
+            if bound is not None and ratio > bound:
+                missed.append(f"{name} at {size}")
+                verdict += " MISSED"
+            print(f"  {name:<38} {statistics.median(values) * 1e3:8.2f} ms  {ratio:5.2f}{verdict}")
+    gradient, clipped, each = memory()
+    print("5120-2560-1280, 32 examples, temporaries and results by XLA's own analysis")
+    print(f"  gradient {gradient:.0f} MB, clipped sum {clipped:.0f} MB, vmap(grad) {each:.0f} MB")
+    if clipped > 1.05 * gradient:
+        missed.append("memory")
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
