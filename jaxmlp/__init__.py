@@ -31,6 +31,7 @@ from jaxmlp.gradients import (
     per_example_gradients,
     weighted_gradient_sum,
 )
+from jaxmlp.influence import influence, self_influence
 from jaxmlp.network import Layer, Network, init
 from jaxmlp.privacy import private_gradient
 from jaxmlp.scaling import Scaling
@@ -66,6 +67,7 @@ __all__ = [
     "gradient_variance",
     "hessian_eigenvalues",
     "hessian_vector_product",
+    "influence",
     "init",
     "input_gradients",
     "kfac_factors",
@@ -77,6 +79,7 @@ __all__ = [
     "per_example_gradient_norms",
     "per_example_gradients",
     "predictions",
+    "self_influence",
     "private_gradient",
     "weighted_gradient_sum",
 ]

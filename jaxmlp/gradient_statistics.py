@@ -64,7 +64,7 @@ def _gradient_gram_matrix(
     columns = pass_batch(network, params, batch if other is None else other)
 
     def block(rows: Pass) -> Array:
-        return _inner_products(network, params, rows, columns)
+        return inner_products(network, params, rows, columns)
 
     if microbatch_size is None or len(batch.inputs) <= microbatch_size:
         return block(columns if other is None else pass_batch(network, params, batch))
@@ -73,7 +73,7 @@ def _gradient_gram_matrix(
     return jnp.reshape(blocks, (-1, blocks.shape[-1]))[: len(batch.inputs)]
 
 
-def _inner_products(network: Network, params: Parameters, rows: Pass, columns: Pass) -> Array:
+def inner_products(network: Network, params: Parameters, rows: Pass, columns: Pass) -> Array:
     """Return Σ_l (Δ Δ'ᵀ) ∘ (A A'ᵀ + 1), (N, M), for the passes over two batches."""
     total = jnp.zeros((), rows.losses.dtype)
     for number, layer in enumerate(params):

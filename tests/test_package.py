@@ -80,6 +80,7 @@ ROOMS = [
     "data",
     "reports",
     "training",
+    "influence",
     "exports",
     "environment",
     "plots",

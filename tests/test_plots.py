@@ -26,6 +26,8 @@ learning_curves_figure: Any = plots.learning_curves_figure
 confusion_matrix_figure: Any = plots.confusion_matrix_figure
 confident_mistakes_figure: Any = plots.confident_mistakes_figure
 predicted_against_true_figure: Any = plots.predicted_against_true_figure
+influential_examples_figure: Any = plots.influential_examples_figure
+most_self_influential_figure: Any = plots.most_self_influential_figure
 
 
 def record(epoch, **figures):
@@ -397,6 +399,107 @@ def test_no_mistake_is_no_picture(tmp_path):
 def test_lists_of_different_lengths_are_refused():
     message = message_of(ValueError, lambda: mistakes(3, probabilities=[0.5]))
     assert message == "inputs, names, probabilities: expected the same length, got [1, 3]"
+
+
+# Influence.
+
+# Two helped the first, six harmed the second, and seven helped the third.
+SCORES = np.array([[2, 0, k] if k < 2 else [0, -1, k] for k in range(8)], float)
+TRAIN_NAMES = [f"kind {n % 3}" for n in range(8)]
+TEST_NAMES = ["first", "second", "third"]
+
+
+def test_helpful_and_harmful_images_stand_in_their_rows_with_class_number_and_score():
+    images = np.arange(8 * 6).reshape(8, 6), 100 + np.arange(3 * 6).reshape(3, 6)
+    figure = influential_examples_figure(
+        SCORES, TRAIN_NAMES, TEST_NAMES, images=images, image_shape=(2, 3)
+    )
+    shown = [(axes.get_title(), axes.images[0].get_array()) for axes in figure.axes]
+    # The first helped by 0 and 1; the second harmed by 2 … 6; the third helped by 7 … 3.
+    titles = ["", "kind 0 · 0\n2.00", "kind 1 · 1\n2.00"]
+    titles += ["", *(f"kind {n % 3} · {n}\n−1.00" for n in range(2, 7))]
+    titles += ["", *(f"kind {n % 3} · {n}\n{n}.00" for n in range(7, 2, -1))]
+    assert [title for title, _ in shown] == titles
+    for title, image in shown:
+        if title:
+            n = int(title.split(" · ")[1].split("\n")[0])
+            np.testing.assert_array_equal(image, images[0][n].reshape(2, 3))
+    np.testing.assert_array_equal(shown[3][1], images[1][1].reshape(2, 3))
+    texts = [text.get_text() for text in figure.texts]
+    assert texts[0] == "Influence of 8 training examples on 3 test examples"
+    assert {"most helpful", "most harmful", *TEST_NAMES} <= set(texts)
+    assert texts.count("none") == 3  # none harmed the first, none helped the second …
+
+
+def test_no_title_of_an_influential_image_covers_another():
+    names = ["a name of a class that is long"] * 8
+    scores = np.where(np.arange(8) % 2, 1, -1)[:, None] * -1.23456e-7 * np.ones((8, 6))
+    figure = influential_examples_figure(
+        scores, names, ["a title of an example"] * 6, images=(np.ones((8, 64)), np.ones((6, 64))),
+        image_shape=(8, 8),
+    )  # fmt: skip
+    FigureCanvasAgg(figure).draw()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    boxes += [text.get_window_extent() for text in figure.texts]
+    boxes = [box for box in boxes if box.width > 1]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+
+
+def test_other_examples_are_bars_of_their_scores_the_most_helpful_on_top():
+    figure = influential_examples_figure(
+        SCORES - 3.5 * (np.arange(3) == 2), TRAIN_NAMES, TEST_NAMES
+    )
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == TEST_NAMES
+    third = panels[2]
+    assert [label.get_text().split(":")[0] for label in third.get_yticklabels()] == [*"76543210"]
+    widths = [bar.get_width() for bar in third.patches]
+    assert widths == [3.5, 2.5, 1.5, 0.5, -0.5, -1.5, -2.5, -3.5]
+    assert third.yaxis_inverted() and third.get_xlabel() == "score"
+
+
+def test_the_first_six_of_many_test_examples_are_shown():
+    figure = influential_examples_figure(np.ones((2, 9)), ["a", "b"], ["test"] * 9)
+    assert sum(axes.get_title() == "test" for axes in figure.axes) == 6
+    assert figure.get_suptitle().endswith(" on 6 test examples, the first of 9")
+
+
+@pytest.mark.parametrize("image_shape", [None, (2, 2)])
+def test_the_highest_self_influence_comes_first(image_shape):
+    scores = np.arange(30.0)
+    images = np.arange(120).reshape(30, 4)
+    figure = most_self_influential_figure(
+        scores, [f"c{n}" for n in range(30)], images=images, image_shape=image_shape
+    )
+    if image_shape is None:
+        (axes,) = figure.axes
+        assert [bar.get_width() for bar in axes.patches] == [*range(29, 5, -1)]
+        assert axes.get_yticklabels()[0].get_text() == "29: c29"
+        assert "squared norm" in axes.get_xlabel()
+        title = figure.get_suptitle()
+    else:
+        assert figure.axes[0].get_title() == "c29 · 29\n29.0"
+        np.testing.assert_array_equal(figure.axes[23].images[0].get_array(), [[24, 25], [26, 27]])
+        title = figure.texts[0].get_text()
+    assert title == "Self-influence: the 24 highest of 30 training examples"
+
+
+def test_no_scores_are_no_picture_and_other_numbers_of_them_are_refused(tmp_path):
+    path = tmp_path / "i.png"
+    assert plots.influential_examples(np.zeros((3, 0)), ["a"] * 3, [], path) is None
+    assert plots.most_self_influential(np.zeros(0), [], path) is None
+    assert not path.exists()
+    message = message_of(
+        ValueError, lambda: influential_examples_figure(np.ones((3, 2)), ["a"], [])
+    )
+    assert message == "scores: expected shape (1, 0) for 1 and 0 names, got (3, 2)"
+    message = message_of(ValueError, lambda: most_self_influential_figure(np.ones(2), ["a"]))
+    assert message == "scores: expected shape (1,), got (2,)"
+    pair = np.ones((1, 4)), np.ones((1, 5))
+    with pytest.raises(ValueError, match=r"^test images: expected rows of 4 pixels"):
+        influential_examples_figure(np.ones((1, 1)), ["a"], ["b"], images=pair, image_shape=(2, 2))
 
 
 # Regression.

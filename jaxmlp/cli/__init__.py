@@ -13,6 +13,7 @@ import tyro
 import jaxmlp
 from jaxmlp.cli.console import fail, warn
 from jaxmlp.cli.data import Data, List, Prepare, list_data, prepare_data
+from jaxmlp.cli.influence import Influence, influence
 from jaxmlp.cli.info import Info, info
 from jaxmlp.cli.models import Evaluate, Export, Predict, evaluate, export, predict
 from jaxmlp.cli.options import Train, resumed_options
@@ -24,6 +25,7 @@ _Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Influence, tyro.conf.subcommand("influence")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Info, tyro.conf.subcommand("info")]
@@ -34,6 +36,7 @@ _RUN = {
     Evaluate: evaluate,
     Predict: predict,
     Export: export,
+    Influence: influence,
     Verify: verify,
     List: list_data,
     Prepare: prepare_data,

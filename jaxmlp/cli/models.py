@@ -4,25 +4,22 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
 import tyro
 
 from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device, warn
-from jaxmlp.cli.options import REGRESSION, Train, saved_options
-from jaxmlp.cli.problem import fingerprint_of
-from jaxmlp.data import Dataset, Examples, load_dataset
+from jaxmlp.cli.trained import Model, load_data, load_model, part_of
+from jaxmlp.data import Examples
 from jaxmlp.data.archives import check_inputs_finite
 from jaxmlp.data.assembly import Expected, is_file_name, read_examples
-from jaxmlp.data.contents import listed
 from jaxmlp.data.predictions import open_predictions
 from jaxmlp.data.streams import open_inputs
 from jaxmlp.evaluation import predictions
 from jaxmlp.exports import FORMATS
 from jaxmlp.exports import export as write_export
-from jaxmlp.network import Network, Parameters
 from jaxmlp.progress import say
 from jaxmlp.reports import report
 from jaxmlp.scaling import Scaling, prepared_inputs
@@ -84,7 +81,7 @@ def evaluate(options: Evaluate) -> None:
         device = select_device(options.device)
         if options.json is not None:
             check_new_file("json", options.json, overwrite=True)
-        model = _load(options.run, device)
+        model = load_model(options.run, device)
         examples, shown = _examples(options, model)
         with failing_run(device):
             figures = report(model.network, model.params, examples, model.classes, model.scaling)
@@ -94,70 +91,15 @@ def evaluate(options: Evaluate) -> None:
             runs.write_file(options.json, (json.dumps(figures.to_json(), indent=2) + "\n").encode())
 
 
-class _Model(NamedTuple):
-    """A run's network, its parameters, and what its configuration says beside."""
-
-    network: Network
-    params: Parameters
-    scaling: Scaling | None
-    dataset: str
-    classes: list[str] | None
-    features: list[str] | None
-    options: Train
-
-
-def _load(run: Path, device: Any) -> _Model:
-    """Return a run's model, its parameters on the device.
-
-    Raises:
-        ValueError: A file is damaged.
-        OSError: A file is missing or cannot be read.
-    """
-    with jax.default_device(device):
-        network, params, metadata = runs.load(run)
-    dataset, options = metadata.get("dataset"), runs.training_options(run)
-    content = dataset if isinstance(dataset, dict) else {}
-    names = {"classes": network.sizes[-1], "features": network.sizes[0]}
-    if (
-        options is None
-        or not isinstance(content.get("name"), str)
-        or not all(_are_names(content.get(key), n) for key, n in names.items())
-    ):
-        raise ValueError(
-            f"{run / runs.CONFIG}: not a run's configuration: its dataset is {dataset!r:.60}"
-        )
-    return _Model(
-        network=network,
-        params=params,
-        scaling=metadata["scaling"],
-        dataset=content["name"],
-        classes=content.get("classes"),
-        features=content.get("features"),
-        options=saved_options(run, options),
-    )
-
-
-def _are_names(content: Any, n: int) -> bool:
-    """Tell whether there are no names, or one for each of n."""
-    if content is None:
-        return True
-    return (
-        isinstance(content, list)
-        and len(content) == n
-        and all(isinstance(name, str) for name in content)
-    )
-
-
-def _examples(options: Evaluate, model: _Model) -> tuple[Examples, str]:
+def _examples(options: Evaluate, model: Model) -> tuple[Examples, str]:
     """Return the examples to evaluate on, and what they are.
 
     Raises:
         ValueError: They do not fit the network, or the part is not there.
         OSError: They cannot be read.
     """
-    own = options.dataset is None
-    name = model.options.dataset if options.dataset is None else options.dataset
-    if not own and is_file_name(name) and options.part is None:
+    name = options.dataset
+    if name is not None and is_file_name(name) and options.part is None:
         expected = Expected(
             n_inputs=model.network.sizes[0],
             n_outputs=model.network.sizes[-1],
@@ -166,52 +108,11 @@ def _examples(options: Evaluate, model: _Model) -> tuple[Examples, str]:
             target=model.options.target,
         )
         return read_examples(name, expected), name
-    arguments: dict[str, Any] = {}
-    if own or is_file_name(name):
-        arguments = {
-            "target": model.options.target if name.lower().endswith(".csv") else None,
-            "regression": REGRESSION[model.options.targets],
-        }
-    if own:
-        for argument in ("validation_fraction", "validation_file", "test_file", "seed"):
-            arguments[argument] = getattr(model.options, argument)
-    data = load_dataset(
-        name, options.data_dir or (model.options.data_dir if own else None), **arguments
-    )
-    _check_same(model, data)
-    if own:
-        try:
-            runs.check_fingerprint(options.run, fingerprint_of(data, model.options.private))
-        except ValueError as error:  # it may be meant, and is then to be known
-            warn(error)
-    chosen = options.part or next(
-        part for part in ("test", "validation", "train") if getattr(data, part) is not None
-    )
-    part = getattr(data, chosen)
-    if part is None:
-        there = [name for name in ("train", "validation", "test") if getattr(data, name)]
-        raise ValueError(f"part: expected {' or '.join(there)} of {data.name}, got {chosen}")
-    if own and chosen == "train" and model.options.private:
+    data = load_data(options.run, model, name, options.data_dir)
+    part, examples = part_of(data, options.part, ("test", "validation", "train"))
+    if name is None and part == "train" and model.options.private:
         warn("the guarantee of a private run does not cover figures of its training examples")
-    return part, f"{data.name} ({chosen})"
-
-
-def _check_same(model: _Model, data: Dataset) -> None:
-    """Raise ValueError where a data set has other inputs or outputs than the model."""
-    n_inputs, n_outputs = model.network.sizes[0], model.network.sizes[-1]
-    if data.classes != (model.classes and tuple(model.classes)):
-        raise ValueError(f"dataset: expected the classes of {model.dataset}, got others")
-    if data.train.inputs.shape[1] != n_inputs or data.n_outputs != n_outputs:
-        raise ValueError(
-            f"dataset: expected {n_inputs} inputs and {n_outputs} outputs, got "
-            f"{data.train.inputs.shape[1]} and {data.n_outputs}"
-        )
-    features = data.features and [*data.features]
-    if features and model.features and features != model.features:
-        raise ValueError(
-            f"dataset: expected the columns of {model.dataset} in their order, got "
-            f"{listed(features)}"
-        )
+    return examples, f"{data.name} ({part})"
 
 
 def predict(options: Predict) -> None:
@@ -220,7 +121,7 @@ def predict(options: Predict) -> None:
     with bad_input():
         device = select_device(options.device)
         check_new_file("output", options.output, options.overwrite)
-        model = _load(options.run, device)
+        model = load_model(options.run, device)
         network = model.network
         inputs = open_inputs(options.file, network.sizes[0], model.features, model.options.target)
         rows = 0
@@ -241,7 +142,7 @@ def predict(options: Predict) -> None:
 
 
 def _prepared(
-    file: Path, model: _Model, chunk: np.ndarray, start: int
+    file: Path, model: Model, chunk: np.ndarray, start: int
 ) -> tuple[np.ndarray, Scaling | None]:
     """Return the inputs (n, D) as they go to the device, and what is left of the scaling.
 
@@ -259,7 +160,7 @@ def _prepared(
 def export(options: Export) -> None:
     """Write the model in another format."""
     with bad_input():
-        model = _load(options.run, select_device("auto"))
+        model = load_model(options.run, select_device("auto"))
         file = options.output or options.run / FORMATS[options.format].file_name
         check_new_file("output", file, options.overwrite)
         exported = write_export(

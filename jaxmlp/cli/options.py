@@ -113,6 +113,9 @@ class Train:
     options need not be given again."""
     keep: int = 3
     """How many checkpoints are kept."""
+    keep_epochs: int | None = None
+    """Keep the parameters after every so many epochs, in the run's epochs/: `jaxmlp influence`
+    reads them."""
     checkpoint_every: float | None = None
     """Seconds from one checkpoint to the next; by default as many as keep their cost below a
     fiftieth of the running time, with the first after 8."""

@@ -49,6 +49,8 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
     check_float_dtype(options.dtype)
     check_count("seeds", options.seeds)
     check_count("keep", options.keep)
+    if options.keep_epochs is not None:
+        check_count("keep_epochs", options.keep_epochs)
     if options.checkpoint_every is not None:
         check_number("checkpoint_every", options.checkpoint_every, 0, math.inf, above=True)
     if not 0 <= options.seed < 2**63 - options.seeds:
@@ -61,7 +63,7 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
     probe = Network((1, *options.hidden, 1), activation, precision=precision)
     if probe.precision is not None:  # not every device has every precision: ask before the data
         _check_precision(probe, options.dtype, device)
-    settings = _settings(options)
+    settings = settings_of(options)
     data = load_dataset(
         options.dataset,
         options.data_dir,
@@ -133,7 +135,7 @@ def _check_values(options: Train, network: Network, data: Dataset) -> None:
                 raise ValueError(f"{name} {error}") from error
 
 
-def _settings(options: Train) -> Settings:
+def settings_of(options: Train) -> Settings:
     """Return the settings of the training.
 
     Raises:

@@ -35,6 +35,7 @@ from jaxmlp.training.loop import fit
 from jaxmlp.training.secret import forget_secret, secret_key
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot
+from jaxmlp.training.steps import cast
 
 
 def train(options: Train) -> None:
@@ -110,8 +111,11 @@ class _Member:
         mode = "quiet" if options.quiet else "auto"
         with Progress(mode, options.epochs, steps) as show:
 
-            def after_epoch(record: Record, _: Snapshot) -> None:
+            def after_epoch(record: Record, snapshot: Snapshot) -> None:
                 runs.append_metrics(self.folder, record)
+                if options.keep_epochs and snapshot.epoch % options.keep_epochs == 0:
+                    kept = cast(snapshot.state.params, options.dtype)
+                    runs.save_epoch(self.folder, snapshot.epoch, kept)
                 show.finished_epoch(record)
 
             def watch(snapshot: Snapshot) -> None:
@@ -155,16 +159,9 @@ class _Member:
         """Return the record of the epoch that the saved model is from."""
         if not self.options.quiet:
             say(f"{self.folder} is trained already")
-        name = self.options.monitor if self.options.patience is not None else "epoch"
+        monitor = self.options.monitor if self.options.patience is not None else None
         with bad_input():
-            history = runs.read_metrics(self.folder)
-            try:
-                best = min if name.endswith("_loss") else max
-                return best(history, key=lambda record: record[name])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{self.folder / runs.METRICS}: expected epochs with {name}, got others"
-                ) from error
+            return runs.saved_record(self.folder, monitor)
 
     def _restored(self, checkpoints: Checkpoints, params: Any) -> Snapshot | None:
         """Return the snapshot to go on from, or None; the folder holds what belongs to it."""

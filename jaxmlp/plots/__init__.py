@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, mistakes, weights. Drawn by matplotlib into PNG files.
+"""Pictures of a run: learning curves, mistakes, weights, influence. matplotlib draws them, as PNG.
 
 Each picture has a function that returns its `Figure`, and one that writes that figure to a file.
 Figures are made without pyplot, so that no window opens and no setting of the caller's changes,
@@ -14,6 +14,12 @@ from jaxmlp.plots.images import (
     first_layer_weights,
     first_layer_weights_figure,
 )
+from jaxmlp.plots.influence import (
+    influential_examples,
+    influential_examples_figure,
+    most_self_influential,
+    most_self_influential_figure,
+)
 from jaxmlp.plots.regression import predicted_against_true, predicted_against_true_figure
 from jaxmlp.plots.run import PICTURES, draw_run
 
@@ -26,8 +32,12 @@ __all__ = [
     "draw_run",
     "first_layer_weights",
     "first_layer_weights_figure",
+    "influential_examples",
+    "influential_examples_figure",
     "learning_curves",
     "learning_curves_figure",
+    "most_self_influential",
+    "most_self_influential_figure",
     "predicted_against_true",
     "predicted_against_true_figure",
 ]

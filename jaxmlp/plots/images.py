@@ -46,7 +46,7 @@ def first_layer_weights_figure(weight: np.ndarray, image_shape: tuple[int, int])
     units = len(weight)
     norms = np.linalg.norm(weight, axis=1)
     largest = np.argsort(-norms, kind="stable")[:_MOST_UNITS]
-    images = _images("weight", weight[largest], image_shape)
+    images = as_images("weight", weight[largest], image_shape)
     # A few outliers would leave the others pale.
     limit = float(np.quantile(np.abs(images), 0.995)) or 1.0
     clipped = bool((np.abs(images) > limit).any())
@@ -121,7 +121,7 @@ def confident_mistakes_figure(
         return None
     probabilities = np.asarray(probabilities)
     shown = wrong[np.argsort(-probabilities[wrong], kind="stable")][:_MOST_MISTAKES]
-    images = _images("inputs", np.asarray(inputs)[shown], image_shape)
+    images = as_images("inputs", np.asarray(inputs)[shown], image_shape)
     pairs = [(short(true_names[n], 12), short(predicted_names[n], 12)) for n in shown]
     apart = " " if max(len(true + predicted) for true, predicted in pairs) <= 8 else "\n"
     across, down = 6, math.ceil(len(shown) / 6)
@@ -162,7 +162,7 @@ def confident_mistakes_figure(
     return figure
 
 
-def _images(name: str, rows: np.ndarray, image_shape: tuple[int, int]) -> np.ndarray:
+def as_images(name: str, rows: np.ndarray, image_shape: tuple[int, int]) -> np.ndarray:
     """Return rows (N, D) as images (N, rows, columns), or raise ValueError."""
     if rows.ndim != 2 or rows.shape[1] != math.prod(image_shape):
         raise ValueError(

@@ -35,10 +35,14 @@ class Checkpoints:
         keep: How many are kept, at least 1.
         every: The seconds from one to the next, or None for as many as keep the cost below a
             fiftieth of the running time.
+        read_only: Change nothing in the folder, not even what a killed process left there.
     """
 
-    def __init__(self, folder: Path, keep: int = 3, every: float | None = None) -> None:
+    def __init__(
+        self, folder: Path, keep: int = 3, every: float | None = None, read_only: bool = False
+    ) -> None:
         self.folder = Path(folder)
+        self.read_only = read_only
         self.keep = keep
         self.every = every
         self._manager: Any = None
@@ -147,12 +151,7 @@ class Checkpoints:
             PermissionError: A checkpoint may not be read.
         """
         warnings = []
-        if not self.folder.is_dir():
-            return None, warnings
-        numbers = sorted(
-            (int(path.name) for path in self.folder.iterdir() if path.name.isdigit()), reverse=True
-        )
-        for number in numbers:
+        for number in reversed(self._numbers()):
             try:
                 snapshot = self._read(number, template)
             except (MemoryError, PermissionError):
@@ -170,6 +169,37 @@ class Checkpoints:
             self._begin, self._least = time.perf_counter(), _LEAST_SECONDS  # Orbax is loaded
             return _on_device(snapshot), warnings
         return None, warnings
+
+    def read_all(self, template: Snapshot) -> tuple[list[Snapshot], list[str]]:
+        """Return all snapshots that are whole, the oldest first, and a warning for each other one.
+
+        What is damaged stays where it is.
+
+        Args:
+            template: As for `restore`.
+
+        Raises:
+            MemoryError: There is too little of it.
+            PermissionError: A checkpoint may not be read.
+        """
+        snapshots, warnings = [], []
+        for number in self._numbers():
+            try:
+                snapshots.append(_on_device(self._read(number, template)))
+            except (MemoryError, PermissionError):
+                raise
+            except Exception as error:
+                warnings.append(
+                    f"checkpoint {self.folder / str(number)} is damaged ({_reason(error)}): it is "
+                    "passed over"
+                )
+        return snapshots, warnings
+
+    def _numbers(self) -> list[int]:
+        """Return the steps that there are checkpoints of, in their order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
     def _read(self, number: int, template: Snapshot) -> Snapshot:
         import orbax.checkpoint as ocp
@@ -216,13 +246,19 @@ class Checkpoints:
 
             # Otherwise it writes lines of its own among ours.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
-            self._manager = ocp.CheckpointManager(
-                self.folder.absolute(),
-                options=ocp.CheckpointManagerOptions(
+            if self.read_only:
+                options = ocp.CheckpointManagerOptions(
+                    read_only=True, create=False, enable_async_checkpointing=False
+                )
+            else:
+                options = ocp.CheckpointManagerOptions(
                     max_to_keep=self.keep,
                     enable_async_checkpointing=False,
                     cleanup_tmp_directories=True,  # what a kill in the middle of a save left
-                ),
+                )
+            self._manager = ocp.CheckpointManager(
+                self.folder.absolute(),
+                options=options,
                 item_names=("arrays", "about"),
             )
         return self._manager

@@ -25,9 +25,12 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
 SECRET = "secret.key"  # of a private run, while it runs
+EPOCHS = "epochs"
 
+_EPOCH = re.compile(r"([1-9][0-9]*)\.safetensors")
 _LEFTOVER = re.compile(
-    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL, SECRET)))})\.[0-9]+"
+    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL, SECRET)))}|{_EPOCH.pattern})"
+    r"\.[0-9]+"
 )  # what `write_file` leaves behind where it is killed
 
 
@@ -70,7 +73,7 @@ def new_run(path: str | os.PathLike[str] | None, dataset: str) -> Path:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a killed process was about to write in a run's folder, of any number of seeds."""
-    for folder in (run, *run.glob("seed-*")):
+    for folder in (run, *run.glob("seed-*"), *run.glob(EPOCHS), *run.glob(f"seed-*/{EPOCHS}")):
         for path in folder.iterdir() if folder.is_dir() else ():
             if _LEFTOVER.fullmatch(path.name):
                 path.unlink(missing_ok=True)
@@ -237,14 +240,84 @@ def write_summary(run: Path, results: Sequence[Mapping[str, float]], seed: int) 
     write_file(run / SUMMARY, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def saved_record(run: str | os.PathLike[str], monitor: str | None) -> dict[str, float]:
+    """Return the record of the epoch that a run's model is from.
+
+    Args:
+        run: The run's folder.
+        monitor: The figure by which the best epoch was kept, or None where the last one was.
+
+    Raises:
+        OSError: metrics.jsonl is missing or cannot be read.
+        ValueError: It is damaged, or lacks the figure.
+    """
+    name = "epoch" if monitor is None else monitor
+    history = read_metrics(run)
+    try:
+        best = min if name.endswith("_loss") else max
+        return best(history, key=lambda record: record[name])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{Path(run, METRICS)}: expected epochs with {name}, got others"
+        ) from error
+
+
 def save_model(run: Path, params: Parameters) -> None:
     """Write model.safetensors: the arrays `0.weight`, `0.bias`, `1.weight` and so on."""
+    _write_parameters(run / MODEL, params)
+
+
+def save_epoch(run: Path, epoch: int, params: Parameters) -> None:
+    """Write the parameters after an epoch to epochs/<epoch>.safetensors, as in the model's file."""
+    folder = run / EPOCHS
+    with _writing(folder):
+        folder.mkdir(exist_ok=True)
+    _write_parameters(folder / f"{epoch}.safetensors", params)
+
+
+def kept_epochs(run: Path) -> dict[int, Path]:
+    """Return epoch → file of the parameters kept after it, in the order of the epochs."""
+    folder = run / EPOCHS
+    found = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := _EPOCH.fullmatch(path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def _write_parameters(path: Path, params: Parameters) -> None:
     arrays = {}
     for number, layer in enumerate(params):
         arrays[f"{number}.weight"] = layer.weight
         if layer.bias is not None:
             arrays[f"{number}.bias"] = layer.bias
-    write_file(run / MODEL, save(arrays))
+    write_file(path, save(arrays))
+
+
+def read_parameters(path: Path, network: Network) -> Parameters:
+    """Return the parameters in a file that `save_model` or `save_epoch` wrote.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged or of another network; or it holds float64 while JAX's 64-bit mode
+            is off.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if any(file.get_slice(name).get_dtype() == "F64" for name in file.keys()):
+                check_float_dtype(np.float64)
+        arrays = load_file(path)
+        params = tuple(
+            Layer(
+                jnp.asarray(arrays[f"{number}.weight"]),
+                jnp.asarray(arrays[f"{number}.bias"]) if network.bias else None,
+            )
+            for number in range(len(network.sizes) - 1)
+        )
+        check_parameters(network, params)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not this network's parameters: {error}") from error
+    return params
 
 
 def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, Any]]:
@@ -277,22 +350,7 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
         config["scaling"] = None if scaling is None else _read_scaling(scaling, network.sizes[0])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration: {error}") from error
-    try:
-        with safe_open(folder / MODEL, framework="numpy") as file:
-            if any(file.get_slice(name).get_dtype() == "F64" for name in file.keys()):
-                check_float_dtype(np.float64)
-        arrays = load_file(folder / MODEL)
-        params = tuple(
-            Layer(
-                jnp.asarray(arrays[f"{number}.weight"]),
-                jnp.asarray(arrays[f"{number}.bias"]) if network.bias else None,
-            )
-            for number in range(len(network.sizes) - 1)
-        )
-        check_parameters(network, params)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{folder / MODEL}: not this network's parameters: {error}") from error
-    return network, params, config
+    return network, read_parameters(folder / MODEL, network), config
 
 
 def _read_scaling(content: Any, n_inputs: int) -> Scaling:

@@ -1,0 +1,148 @@
+"""A trained model as the commands find it: a run's network, parameters, scaling, names and data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxmlp.cli.console import warn
+from jaxmlp.cli.options import REGRESSION, Train, saved_options
+from jaxmlp.cli.problem import fingerprint_of
+from jaxmlp.data import Dataset, Examples, load_dataset
+from jaxmlp.data.assembly import is_file_name
+from jaxmlp.data.contents import listed
+from jaxmlp.network import Network, Parameters
+from jaxmlp.scaling import Scaling
+from jaxmlp.training import runs
+
+PARTS = ("train", "validation", "test")
+
+
+class Model(NamedTuple):
+    """A run's network, its parameters, and what its configuration says beside."""
+
+    network: Network
+    params: Parameters
+    scaling: Scaling | None
+    dataset: str
+    classes: list[str] | None
+    features: list[str] | None
+    options: Train
+
+
+def load_model(run: Path, device: Any) -> Model:
+    """Return a run's model, its parameters on the device.
+
+    Raises:
+        ValueError: A file is damaged.
+        OSError: A file is missing or cannot be read.
+    """
+    with jax.default_device(device):
+        network, params, metadata = runs.load(run)
+    dataset, options = metadata.get("dataset"), runs.training_options(run)
+    content = dataset if isinstance(dataset, dict) else {}
+    names = {"classes": network.sizes[-1], "features": network.sizes[0]}
+    if (
+        options is None
+        or not isinstance(content.get("name"), str)
+        or not all(_are_names(content.get(key), n) for key, n in names.items())
+    ):
+        raise ValueError(
+            f"{run / runs.CONFIG}: not a run's configuration: its dataset is {dataset!r:.60}"
+        )
+    return Model(
+        network=network,
+        params=params,
+        scaling=metadata["scaling"],
+        dataset=content["name"],
+        classes=content.get("classes"),
+        features=content.get("features"),
+        options=saved_options(run, options),
+    )
+
+
+def _are_names(content: Any, n: int) -> bool:
+    """Tell whether there are no names, or one for each of n."""
+    if content is None:
+        return True
+    return (
+        isinstance(content, list)
+        and len(content) == n
+        and all(isinstance(name, str) for name in content)
+    )
+
+
+def load_data(
+    run: Path, model: Model, name: str | None = None, data_dir: Path | None = None
+) -> Dataset:
+    """Return the data that a run was trained on, or others that fit its model.
+
+    Where the run's own data have changed since, a line says so.
+
+    Args:
+        run: The run's folder.
+        model: Its model.
+        name: A data set's name or a file, or None for the run's own.
+        data_dir: Where it is, as for train, or None for where the run found it.
+
+    Raises:
+        ValueError: The data do not fit the model, or are damaged.
+        OSError: They cannot be read.
+    """
+    options = model.options
+    arguments: dict[str, Any] = {}
+    if name is None or is_file_name(name):
+        table = (options.dataset if name is None else name).lower().endswith(".csv")
+        arguments = {
+            "target": options.target if table else None,
+            "regression": REGRESSION[options.targets],
+        }
+    if name is None:
+        data_dir = data_dir or options.data_dir
+        for argument in ("validation_fraction", "validation_file", "test_file", "seed"):
+            arguments[argument] = getattr(options, argument)
+    data = load_dataset(options.dataset if name is None else name, data_dir, **arguments)
+    _check_same(model, data)
+    if name is None:
+        try:
+            runs.check_fingerprint(run, fingerprint_of(data, options.private))
+        except ValueError as error:  # it may be meant, and is then to be known
+            warn(error)
+    return data
+
+
+def part_of(data: Dataset, part: str | None, order: Sequence[str]) -> tuple[str, Examples]:
+    """Return a part of a data set by its name, or the first of these that there is.
+
+    Raises:
+        ValueError: The part is not there, or none of them is.
+    """
+    there = [name for name in PARTS if getattr(data, name) is not None]
+    wanted = order if part is None else (part,)
+    for name in wanted:
+        if name in there:
+            return name, getattr(data, name)
+    got = "none" if part is None else part
+    raise ValueError(
+        f"part: expected {' or '.join(there)} of {data.name}, got {got}"
+        + (f", as there is no {' or '.join(order)} part" if part is None else "")
+    )
+
+
+def _check_same(model: Model, data: Dataset) -> None:
+    """Raise ValueError where a data set has other inputs or outputs than the model."""
+    n_inputs, n_outputs = model.network.sizes[0], model.network.sizes[-1]
+    if data.classes != (model.classes and tuple(model.classes)):
+        raise ValueError(f"dataset: expected the classes of {model.dataset}, got others")
+    if data.train.inputs.shape[1] != n_inputs or data.n_outputs != n_outputs:
+        raise ValueError(
+            f"dataset: expected {n_inputs} inputs and {n_outputs} outputs, got "
+            f"{data.train.inputs.shape[1]} and {data.n_outputs}"
+        )
+    features = data.features and [*data.features]
+    if features and model.features and features != model.features:
+        raise ValueError(
+            f"dataset: expected the columns of {model.dataset} in their order, got "
+            f"{listed(features)}"
+        )
