@@ -33,6 +33,7 @@ from jaxmlp.gradients import (
 )
 from jaxmlp.influence import influence, self_influence
 from jaxmlp.network import Layer, Network, init
+from jaxmlp.privacy import private_gradient
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.epochs import Fit
 from jaxmlp.training.loop import fit
@@ -78,6 +79,7 @@ __all__ = [
     "per_example_gradient_norms",
     "per_example_gradients",
     "predictions",
+    "private_gradient",
     "self_influence",
     "weighted_gradient_sum",
 ]

@@ -261,6 +261,12 @@ def unweighted(result: Pass, weights: Array | None) -> tuple[Array, ...]:
     )
 
 
+def divided(tree: Any, total: Array) -> Any:
+    """Return the tree of sums divided by Σ w_n; 0 where that is 0."""
+    share = safe_divide(1.0, total)  # once: a quotient for every entry would cost a pass over it
+    return jax.tree.map(lambda leaf: share * leaf, tree)
+
+
 def weights_like(losses: Array, weights: Array | None) -> Array:
     """Return the weights (N,) in the dtype of the losses (N,), or ones."""
     return jnp.ones_like(losses) if weights is None else weights.astype(losses.dtype)

@@ -33,9 +33,9 @@ from jaxmlp.batch import (
     check_batch,
     check_microbatch_size,
     contract,
+    divided,
     like,
     pass_batch,
-    safe_divide,
     sound_forward,
     sum_over_microbatches,
     total_weight,
@@ -74,9 +74,10 @@ def forward_tangent(
     inputs, preactivations = [], []
     ra = jnp.zeros_like(trace.inputs[0])
     for l, (layer, v) in enumerate(zip(params, vector, strict=True)):
-        rz = product(network, v.weight, trace.inputs[l])
+        # Vᵀ from the right: of a sum of W a and V a over a batch, XLA would transpose both terms.
+        rz = product(network, trace.inputs[l], v.weight.T)
         if l > 0:  # R{a_0} is 0
-            rz = rz + product(network, layer.weight, ra)
+            rz = rz + product(network, ra, layer.weight.T)
         if v.bias is not None:
             rz = rz + v.bias.astype(rz.dtype)
         inputs.append(ra)
@@ -125,8 +126,7 @@ def backward_tangent(
 
 
 def _mean(network: Network, params: Parameters, sums: tuple[Any, Array]) -> Parameters:
-    total, weight = sums
-    return like(params, jax.tree.map(lambda leaf: safe_divide(leaf, weight), total))
+    return like(params, divided(*sums))
 
 
 @partial(jax.jit, static_argnames="microbatch_size")
@@ -154,12 +154,13 @@ def _hessian_vector_product(
         r_inputs, r_deltas = jax.vmap(one)(result.trace, result.deltas, piece.targets, weights)
         sums = []
         for l, layer in enumerate(params):
-            a, delta, r_delta = result.trace.inputs[l], result.deltas[l], r_deltas[l]
+            a, r_delta = result.trace.inputs[l], r_deltas[l]
+            weight = product(network, r_delta.astype(a.dtype).T, a)
+            if l > 0:  # R{a_0} is 0
+                delta = result.deltas[l].astype(a.dtype)
+                weight = weight + product(network, delta.T, r_inputs[l])
             bias = None if layer.bias is None else jnp.sum(r_delta, axis=0)
-            if l > 0:  # R{a_0} is 0. Both products in one: R{Δ}ᵀ A + Δᵀ R{A}
-                a = jnp.concatenate([a, r_inputs[l]])
-                r_delta = jnp.concatenate([r_delta, delta])
-            sums.append(Layer(product(network, r_delta.astype(a.dtype).T, a), bias))
+            sums.append(Layer(weight, bias))
         return tuple(sums), total_weight(result.losses, piece.weights)
 
     return _mean(network, params, sum_over_microbatches(total, batch, microbatch_size))

@@ -31,9 +31,9 @@ from jaxmlp.batch import (
     check_inputs,
     check_microbatch_size,
     cut,
+    divided,
     forward_batch,
     like,
-    safe_divide,
     sound_forward,
     sum_over_microbatches,
 )
@@ -145,7 +145,7 @@ def _gauss_newton_diagonal(
 
     rows = jnp.arange(len(batch.inputs))
     sums, weight = sum_over_microbatches(total, batch, microbatch_size, rows)
-    return like(params, jax.tree.map(lambda leaf: safe_divide(leaf, weight), sums))
+    return like(params, divided(sums, weight))
 
 
 def gauss_newton_diagonal(
@@ -235,10 +235,8 @@ def _kfac_factors(
 
     rows = jnp.arange(len(batch.inputs))
     inputs, deltas, weight = sum_over_microbatches(total, batch, microbatch_size, rows)
-    return tuple(
-        KroneckerFactors(safe_divide(a, weight), safe_divide(g, weight))
-        for a, g in zip(inputs, deltas, strict=True)
-    )
+    means = divided((inputs, deltas), weight)
+    return tuple(KroneckerFactors(a, g) for a, g in zip(*means, strict=True))
 
 
 def kfac_factors(

@@ -28,6 +28,7 @@ from jaxmlp.batch import (
     check_microbatch_size,
     contract,
     cut,
+    divided,
     like,
     pass_batch,
     safe_divide,
@@ -166,13 +167,9 @@ def _second_moment(
         return squares, sums, total_weight(result.losses, piece.weights)
 
     squares, sums, weight = sum_over_microbatches(total, batch, microbatch_size)
-    moment = jax.tree.map(lambda leaf: safe_divide(leaf, weight), squares)
+    moment, mean = divided((squares, sums), weight)
     if centred:
-        moment = jax.tree.map(
-            lambda square, leaf: jnp.maximum(square - safe_divide(leaf, weight) ** 2, 0),
-            moment,
-            sums,
-        )
+        moment = jax.tree.map(lambda square, leaf: jnp.maximum(square - leaf**2, 0), moment, mean)
     return like(params, moment)
 
 

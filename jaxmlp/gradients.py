@@ -362,17 +362,26 @@ def weighted_gradient_sum(
     return _gradient_sum(network, params, batch._replace(weights=weights))
 
 
-@jax.jit
-def _clipped_gradient_sum(
-    network: Network, params: Parameters, batch: Batch, clip_norm: Array
+def clipped_sum(
+    network: Network, params: Parameters, result: Pass, clip_norm: Array
 ) -> tuple[Parameters, Array]:
-    result = pass_batch(network, params, batch)
+    """Return Σ_n g_n min(1, C/‖g_n‖) of a pass as a tree like `params`, and the norms ‖g_n‖ (N,).
+
+    The arguments and edge cases are those of `clipped_gradient_sum`.
+    """
     norms = jnp.sqrt(squared_norms(params, result))
     within = jnp.minimum(1, clip_norm.astype(norms.dtype) / jnp.where(norms > 0, norms, 1))
     factors = jnp.where(jnp.isfinite(norms) & (clip_norm > 0), within, 0)
     trace, deltas = blank(factors == 0, (result.trace, result.deltas))
     deltas = jax.tree.map(lambda delta: factors[:, None] * delta, deltas)
     return like(params, contract(network, params, trace, deltas)), norms
+
+
+@jax.jit
+def _clipped_gradient_sum(
+    network: Network, params: Parameters, batch: Batch, clip_norm: Array
+) -> tuple[Parameters, Array]:
+    return clipped_sum(network, params, pass_batch(network, params, batch), clip_norm)
 
 
 def clipped_gradient_sum(

@@ -30,7 +30,7 @@ def say(text: str) -> None:
 
 
 def epoch_line(record: Mapping[str, float], epochs: int) -> str:
-    """Return the line of one epoch: its losses, accuracies, seconds and examples a second."""
+    """Return the line of one epoch: losses, accuracies, epsilon, seconds, examples a second."""
     shown = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
     for key in record:
         name, _, ending = key.rpartition("_")
@@ -38,6 +38,8 @@ def epoch_line(record: Mapping[str, float], epochs: int) -> str:
             shown.append(f"{name} loss {record[key]:.4f}")
             if f"{name}_accuracy" in record:
                 shown.append(f"accuracy {record[f'{name}_accuracy']:.4f}")
+    if "epsilon" in record:
+        shown.append(f"epsilon {record['epsilon']:.3f}")
     if "seconds" in record:
         shown.append(f"{record['seconds']:.2f} s")
     if "examples_per_second" in record:

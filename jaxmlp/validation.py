@@ -1,6 +1,7 @@
 """The checks at the public edge: each failure is one sentence with the name, expected and got."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -122,3 +123,34 @@ def check_positive(name: str, value: ArrayLike) -> Array:
     if not isinstance(scalar, Tracer) and not float(scalar) > 0:
         raise ValueError(f"{name}: expected a number above 0, got {value}")
     return scalar
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float, *, above: bool = False, rounded: bool = True
+) -> None:
+    """Raise unless `value` is a number in [low, high), or in (low, high) where it must be above.
+
+    Where it is to be used `rounded` to float32, it must be there after that, too.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name}: expected a number, got {value!r:.60}")
+    with np.errstate(over="ignore"):
+        held = float(np.float32(value)) if rounded else value
+    if low <= value < high and low <= held < high and not (above and low in (value, held)):
+        return
+    if high < math.inf:
+        expected = f"in {'(' if above else '['}{low:g}, {high:g})"
+    else:
+        expected = f"above {low:g}" if above else f"of at least {low:g}"
+    rounds = f", which float32 rounds to {held:g}" if low < value < high else ""
+    raise ValueError(f"{name}: expected a number {expected}, got {value!r}{rounds}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")

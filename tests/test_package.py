@@ -12,7 +12,7 @@ import jaxmlp
 PACKAGE = Path(jaxmlp.__file__).parent
 HEAVY = (
     "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy", "orbax", "tyro", "rich",
-    "onnx",
+    "onnx", "dp_accounting",
 )  # fmt: skip
 
 
@@ -74,6 +74,7 @@ ROOMS = [
     "gradient_statistics",
     "curvature",
     "fisher",
+    "privacy",
     "evaluation",
     "verification",
     "data",

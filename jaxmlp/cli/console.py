@@ -43,7 +43,7 @@ def failing_run(device: Any) -> Iterator[None]:
     """Exit 1 with one sentence where what is done inside fails, though its input was right."""
     try:
         yield
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, OverflowError, OSError) as error:
         fail(_sentence(error), 1)
     except MemoryError as error:
         fail(f"out of memory: {error}", 1)

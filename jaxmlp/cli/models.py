@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device
+from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device, warn
 from jaxmlp.cli.trained import Model, load_data, load_model, part_of
 from jaxmlp.data import Examples
 from jaxmlp.data.archives import check_inputs_finite
@@ -110,6 +110,8 @@ def _examples(options: Evaluate, model: Model) -> tuple[Examples, str]:
         return read_examples(name, expected), name
     data = load_data(options.run, model, name, options.data_dir)
     part, examples = part_of(data, options.part, ("test", "validation", "train"))
+    if name is None and part == "train" and model.options.private:
+        warn("the guarantee of a private run does not cover figures of its training examples")
     return examples, f"{data.name} ({part})"
 
 

@@ -60,14 +60,15 @@ class Train:
     warmup: float = 0.0
     """The fraction of all steps in which the rate grows to the schedule's."""
     batch_size: int = 32
-    """Examples a step."""
+    """Examples a step; with --private, as many as are expected in it."""
     epochs: int = 20
     """How often all examples are seen."""
     weight_decay: float | None = None
     """Of the weights, not the biases; by default the optimiser's own (adamw and nadamw 1e-4, lion
     1e-3, others none)."""
     clip_norm: float | None = None
-    """Scale a batch's gradient down to this norm where it is larger."""
+    """Scale a batch's gradient down to this norm where it is larger; with --private, that of every
+    example."""
     max_norm: float | None = None
     """Scale the incoming weights of a hidden unit down to this norm."""
     dropout: tuple[float, ...] = ()
@@ -82,8 +83,21 @@ class Train:
     """Stop when the monitored figure has not improved for so many epochs, and keep the best."""
     monitor: str = "validation_loss"
     """The figure that patience watches: validation_loss or validation_accuracy."""
+    private: bool = False
+    """Train by DP-SGD: with differential privacy for the training examples. Needs --clip-norm,
+    --delta, and --noise-multiplier or --epsilon, and `pip install "jaxmlp[privacy]"`."""
+    noise_multiplier: float | None = None
+    """Of the clip norm, the standard deviation of the noise on a private step's sum."""
+    epsilon: float | None = None
+    """What a private training may spend in all its epochs: the noise is solved for."""
+    delta: float | None = None
+    """The chance that the guarantee leaves open, well below 1 over the number of examples."""
+    unprotected_figures: bool = False
+    """Record loss, accuracy, gradient norm and clipped fraction of the training examples in a
+    private training, too: the guarantee does not cover them."""
     seed: int = 0
-    """Of the initial parameters, the order of the examples, the masks and the split."""
+    """Of the initial parameters, the order of the examples, the masks and the split; a private
+    training draws its batches, masks and noise from a secret of its own."""
     seeds: int = 1
     """Train so many networks, with this seed and the next ones; report mean and deviation."""
     dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxmlp.backprop import product
 from jaxmlp.cli.options import REGRESSION, Train
+from jaxmlp.cli.privacy import check_private, noise_for
 from jaxmlp.data import (
     Dataset,
     Examples,
@@ -21,8 +22,8 @@ from jaxmlp.data import (
 from jaxmlp.evaluation import checked_examples
 from jaxmlp.network import Network, init
 from jaxmlp.training.runs import fingerprint
-from jaxmlp.training.settings import Settings, check_count, check_number
-from jaxmlp.validation import check_float_dtype, check_name
+from jaxmlp.training.settings import Settings
+from jaxmlp.validation import check_count, check_float_dtype, check_name, check_number
 
 _LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
 _LOSSES_OF_NUMBERS = ("squared_error", "poisson")
@@ -56,8 +57,10 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
         raise ValueError(f"seed: expected an integer from 0 to 2^63 - 1, got {options.seed}")
     if min(options.hidden, default=1) < 1:
         raise ValueError(f"hidden: expected sizes of at least 1, got {list(options.hidden)}")
+    check_private(options)
     activation = options.activation[0] if len(options.activation) == 1 else options.activation
-    probe = Network((1, *options.hidden, 1), activation, precision=options.precision)
+    precision = "highest" if options.private else options.precision
+    probe = Network((1, *options.hidden, 1), activation, precision=precision)
     if probe.precision is not None:  # not every device has every precision: ask before the data
         _check_precision(probe, options.dtype, device)
     settings = settings_of(options)
@@ -84,13 +87,16 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
         activation,
         loss,
         options.bias,
-        options.precision,
+        precision,
     )
     if network.n_parameters > _MOST_PARAMETERS:
         raise ValueError(
             f"hidden: expected at most 2^40 parameters, got {network.n_parameters:,} by "
             f"{list(options.hidden)}"
         )
+    if options.private:
+        noise = noise_for(options, len(data.train.targets))
+        settings = dataclasses.replace(settings, noise_multiplier=noise)
     settings.check(network)
     if options.patience is not None or options.monitor != Train.monitor:
         there = [name for name in ("validation", "test") if getattr(data, name) is not None]
@@ -192,7 +198,13 @@ def _pairs(option: str, words: tuple[str, ...]) -> dict[str, float]:
     return pairs
 
 
-def fingerprint_of(data: Dataset) -> str:
-    """Return a checksum of all examples, with which a run knows its data again."""
-    parts = (data.train, data.validation, data.test)
+def fingerprint_of(data: Dataset, private: bool) -> str:
+    """Return a checksum of all examples, with which a run knows its data again.
+
+    That of a private run, which is written down, knows its training examples by their shapes only.
+    """
+    train: tuple[np.ndarray | None, ...] = data.train
+    if private:
+        train = tuple(None if array is None else np.array(array.shape) for array in train)
+    parts = (train, data.validation, data.test)
     return fingerprint(*(array for part in parts for array in part or (None,)))

@@ -21,6 +21,7 @@ from jaxmlp.cli.console import (
     warn,
 )
 from jaxmlp.cli.options import OF_THE_TRAINING, Train
+from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
 from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, init, with_mean_outputs
@@ -31,6 +32,7 @@ from jaxmlp.training.checkpoints import Checkpoints
 from jaxmlp.training.epochs import Fit
 from jaxmlp.training.interruption import Interruption, Stopped
 from jaxmlp.training.loop import fit
+from jaxmlp.training.secret import forget_secret, secret_key
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot
 from jaxmlp.training.steps import cast
@@ -50,6 +52,10 @@ def train(options: Train) -> None:
             use_compile_cache(options.compile_cache)
     if not options.quiet:
         say(_heading(options, network, data, device))
+        if settings.noise_multiplier is not None:
+            say(privacy_line(options, settings.noise_multiplier, len(data.train.targets)))
+    if options.delta is not None and options.delta * len(data.train.targets) >= 1:
+        warn(f"delta: {options.delta:g} is not below 1/N: it allows for telling a whole example")
     seeds = range(options.seed, options.seed + options.seeds)
     results = []
     try:
@@ -89,15 +95,19 @@ class _Member:
         """Return the record of the epoch whose parameters are saved."""
         options, network = self.options, self.network
         if options.resume and (self.folder / runs.MODEL).is_file():
+            forget_secret(self.folder)
             return self._trained_already()
         first_key, order_key = jax.random.split(jax.random.key(self.seed))
         # A CPU's memory that does not suffice is said here, and aborts the process elsewhere.
         params = jax.block_until_ready(init(network, first_key, options.dtype))
-        if self.data.classes is None and network.bias:
+        # The mean of private targets would be told without noise.
+        if self.data.classes is None and network.bias and not options.private:
             params = with_mean_outputs(network, params, *self.data.train[1:])
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, options.keep, options.checkpoint_every)
         snapshot = self._restored(checkpoints, params)
-        steps = -(-len(self.data.train.targets) // options.batch_size)
+        if options.private:
+            order_key = secret_key(self.folder, begun=snapshot is not None)
+        steps = steps_an_epoch(options, len(self.data.train.targets))
         mode = "quiet" if options.quiet else "auto"
         with Progress(mode, options.epochs, steps) as show:
 
@@ -139,6 +149,7 @@ class _Member:
                 last = f"the last good checkpoint is {place}" if place else "there is no checkpoint"
                 raise FloatingPointError(f"{error}; {last}") from error
         runs.save_model(self.folder, fitted.params)
+        forget_secret(self.folder)
         self._draw(fitted)
         if fitted.best_epoch != len(fitted.history) and not options.quiet:
             say(f"the best epoch was {fitted.best_epoch}, by {options.monitor}: it is saved")
@@ -186,13 +197,11 @@ class _Member:
         from jaxmlp.plots import draw_run
 
         data = self.data
-        name, part = next(
-            (name, part)
-            for name, part in (
-                ("test", data.test), ("validation", data.validation), ("training", data.train),
-            )
-            if part is not None
-        )  # fmt: skip
+        name, part = "test", data.test
+        if part is None and not self.options.private:  # whose pictures show no other examples
+            name, part = "training", data.train
+            if data.validation is not None:
+                name, part = "validation", data.validation
         draw_run(
             self.folder,
             fitted.history,
@@ -220,7 +229,7 @@ def _about(options: Train, data: Dataset) -> dict[str, Any]:
             "classes": data.classes,
             "features": data.features,
             "image_shape": data.image_shape,
-            "fingerprint": fingerprint_of(data),
+            "fingerprint": fingerprint_of(data, options.private),
         },
         "training": training,
     }
@@ -259,7 +268,7 @@ def _heading(options: Train, network: Network, data: Dataset, device: Any) -> st
     """Return what is about to happen: device, dtype, precision, data, network."""
     sizes = "-".join(str(size) for size in network.sizes)
     activation = " ".join(options.activation) if network.activations else "no hidden layer"
-    precision = options.precision or jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
+    precision = network.precision or jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
     counts = [
         f"{len(part.targets)} {name}"
         for name, part in (
@@ -290,9 +299,13 @@ def _finish(results: list[Record], run: Path, options: Train, seconds: float) ->
         "test_accuracy", "test_loss", "validation_accuracy", "validation_loss",
         "train_accuracy", "train_loss",
     )  # fmt: skip
+    if options.private:  # a record of one without test examples may hold no other figure
+        names = *names, "epsilon"
     figure = next(name for name in names if name in results[0])
     values = np.array([result[figure] for result in results])
     shown = f"{values[0]:.4f}"
+    if options.private and figure != "epsilon":
+        shown += f", epsilon {results[0]['epsilon']:.3f} at delta {options.delta:g}"
     if len(results) > 1:
         deviation = values.std(ddof=1)
         shown = f"{values.mean():.4f} ± {deviation:.4f} over {len(values)} seeds"

@@ -106,7 +106,7 @@ def load_data(
     _check_same(model, data)
     if name is None:
         try:
-            runs.check_fingerprint(run, fingerprint_of(data))
+            runs.check_fingerprint(run, fingerprint_of(data, options.private))
         except ValueError as error:  # it may be meant, and is then to be known
             warn(error)
     return data

@@ -93,6 +93,7 @@ class Checkpoints:
                 "dtype": str(best.params[0].weight.dtype),
             },
             "history": snapshot.history[: snapshot.epoch],
+            "mechanism": snapshot.mechanism,
             "sha256": _digest(arrays),
         }  # fmt: skip
         try:
@@ -236,6 +237,7 @@ class Checkpoints:
             best=best and best._replace(params=params),
             seconds=about["seconds"],
             history=about["history"],
+            mechanism=about.get("mechanism") and tuple(about["mechanism"]),
         )
 
     def _open(self) -> Any:

@@ -17,16 +17,26 @@ from jax import Array
 from jaxmlp.batch import Batch
 from jaxmlp.evaluation import Metrics, Sums, evaluate_chunks, padded, padded_batch
 from jaxmlp.network import Network, Parameters
+from jaxmlp.privacy import epsilon, padded_size, poisson_batches
+from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.optimizers import with_numbers
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Best, Record, Snapshot, first_snapshot, largest
-from jaxmlp.training.steps import TrainingState, cast, gradient_norm, no_sums, run_steps
+from jaxmlp.training.steps import (
+    TrainingState,
+    cast,
+    clipped_fraction,
+    gradient_norm,
+    no_sums,
+    run_steps,
+)
 
 _SMALLEST_BUCKET = 2048
 _LARGEST_STEP = 65536
 _FIRST_PIECE = 64  # steps, before their speed is known
 _PIECE_SECONDS = 0.5
+_MANY_STEPS = 10**6  # of a private training, in none of which a batch overflows
 
 
 class Fit(NamedTuple):
@@ -60,21 +70,57 @@ class Training:
         scaling: Scaling | None,
         others: Mapping[str, tuple[Scaling | None, list[Batch]]],
     ) -> None:
-        self.network, self.settings = network, settings
+        self.network = exact_products(network) if settings.private else network
+        self.settings = settings
         self.scaling, self.others = scaling, others
         self.n_examples = len(examples[0])
         self.dtype = np.dtype(params[0].weight.dtype)
         rows = _bucket(self.n_examples)
         self.data: Batch = jax.device_put(padded_batch(*examples, rows))
-        self.batch_size = min(settings.batch_size, rows)  # beyond: nothing but padding
-        self.longest = -(-rows // self.batch_size)
-        self.steps = -(-self.n_examples // self.batch_size)
+        size = min(settings.batch_size, rows)  # beyond: nothing but padding
+        self.longest = -(-rows // size)
+        self.steps = -(-self.n_examples // size)
+        self.batch_size = size  # with the padding of Poisson batches
+        self.mechanism: tuple[float, float] | None = None
+        if settings.private:
+            self._begin_privacy()
         self.words = np.asarray(jax.random.key_data(key)).tolist()
         self.wide = np.promote_types(self.dtype, np.float32)
         self.regularization = settings.regularization(network, self.wide)
-        self.key = None if self.regularization.dropout is None else key
+        random = settings.private or self.regularization.dropout is not None
+        self.key = key if random else None
         self.per_second = _FIRST_PIECE / _PIECE_SECONDS  # steps
         self.history: list[Record] = []  # grows: a tuple anew each epoch would be quadratic
+
+    def _begin_privacy(self) -> None:
+        """Set the mechanism and the padded size of its batches.
+
+        Raises:
+            ValueError: The batch size, the dtype or the noise do not suit, or nothing is there to
+                compute epsilon with.
+        """
+        check_wide(self.dtype)
+        size, noise = self.settings.batch_size, self.settings.noise_multiplier
+        if size > self.n_examples:
+            raise ValueError(
+                f"batch_size: expected at most the {self.n_examples} examples, got {size}"
+            )
+        assert noise is not None
+        self.mechanism = float(noise), size / self.n_examples
+        self._epsilon(1)
+        # Not by the number of epochs: with more of them it would be another program.
+        steps = max(_MANY_STEPS, self.settings.epochs * self.steps)
+        self.batch_size = padded_size(self.n_examples, self.mechanism[1], steps)
+
+    def _epsilon(self, steps: int) -> float:
+        """Return what so many private steps spend."""
+        assert self.mechanism is not None and self.settings.delta is not None
+        return epsilon(*self.mechanism, steps, self.settings.delta)
+
+    @property
+    def _train_figures(self) -> bool:
+        """Whether figures of the training examples are recorded: no guarantee covers them."""
+        return not self.settings.private or self.settings.unprotected_figures
 
     def resumed(self, snapshot: Snapshot, params: Parameters) -> Snapshot:
         """Return a copy of a snapshot of this training, with the numbers of the settings.
@@ -104,6 +150,12 @@ class Training:
                 f"one of {snapshot.total} steps in {snapshot.epoch} epochs and {snapshot.step} "
                 "steps: the examples or the batch size are others"
             )
+        if snapshot.total and snapshot.mechanism != self.mechanism:
+            raise ValueError(
+                "resume: expected a snapshot of a training with the noise multiplier and the "
+                f"sampling rate {self.mechanism}, got one with {snapshot.mechanism}: epsilon would "
+                "be wrong"
+            )
         leaves = jax.tree.leaves((snapshot.state, snapshot.progress))
         if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in leaves):
             raise ValueError(
@@ -126,6 +178,7 @@ class Training:
         """Return the network trained from the snapshot on."""
         compiling = None
         self.history = list(snapshot.history)
+        snapshot = snapshot._replace(mechanism=self.mechanism)
         if not self._done(snapshot):
             snapshot, compiling = self._compiled(snapshot)
         while not self._done(snapshot):
@@ -152,17 +205,22 @@ class Training:
         state, progress = self._run(snapshot, order, rates, snapshot.step)
         for scaling, batches in self.others.values():
             evaluate_chunks(self.network, self._model(state), scaling, batches[:1])
-        norm = self._gradient_norm(snapshot._replace(state=state), order)
-        jax.block_until_ready((state, progress, norm))
+        figures = self._gradient_figures(snapshot._replace(state=state), order)
+        jax.block_until_ready((state, progress, figures))
         return snapshot._replace(state=state, progress=progress), time.perf_counter() - begin
 
     def _order(self, epoch: int) -> tuple[Array, Array]:
         """Return an epoch's order of the examples and its learning rates, padded, on the device."""
-        shuffle = np.random.default_rng([*self.words, epoch])
+        rng = np.random.default_rng([*self.words, epoch])
         first, total = epoch * self.steps, self.settings.epochs * self.steps
         rates = self.settings.rates(first, first + self.steps, total).astype(self.wide)
         rows = np.full(self.longest * self.batch_size, -1, np.int32)
-        rows[: self.n_examples] = shuffle.permutation(self.n_examples)
+        if self.mechanism is None:
+            rows[: self.n_examples] = rng.permutation(self.n_examples)
+        else:
+            size, rate = self.batch_size, self.mechanism[1]
+            drawn = poisson_batches(rng, self.n_examples, rate, self.steps, size)
+            rows[: drawn.size] = drawn.reshape(-1)
         return jax.device_put((rows, padded(rates, self.longest)))
 
     def _run(
@@ -188,19 +246,30 @@ class Training:
             dtype=self.dtype,
         )
 
-    def _gradient_norm(self, snapshot: Snapshot, order: Array) -> Array:
-        return gradient_norm(
-            self.network,
-            snapshot.state.params,
-            self.data,
-            order,
-            self.regularization,
-            self.scaling,
-            self.key,
-            np.int32(snapshot.epoch * self.steps),
-            batch_size=self.batch_size,
-            dtype=self.dtype,
-        )
+    def _gradient_figures(self, snapshot: Snapshot, order: Array) -> dict[str, Array]:
+        """Return the figures of the gradient of an epoch's first batch, at the epoch's end."""
+        if not self._train_figures:
+            return {}
+
+        def of_batch(function: Callable[..., Array], regularization: Any) -> Array:
+            return function(
+                self.network,
+                snapshot.state.params,
+                self.data,
+                order,
+                regularization,
+                self.scaling,
+                self.key,
+                np.int32(snapshot.epoch * self.steps),
+                batch_size=self.batch_size,
+                dtype=self.dtype,
+            )
+
+        plain = self.regularization._replace(privacy=None)
+        figures = {"gradient_norm": of_batch(gradient_norm, plain)}
+        if self.settings.private:
+            figures["clipped_fraction"] = of_batch(clipped_fraction, self.regularization)
+        return figures
 
     def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
         """Return the snapshot after the next half second of steps."""
@@ -216,7 +285,7 @@ class Training:
             step=end,
             total=snapshot.total + end - snapshot.step,
             state=state,
-            progress=progress,
+            progress=progress if self._train_figures else no_sums(self.dtype),
             seconds=snapshot.seconds + seconds,
         )
 
@@ -226,11 +295,12 @@ class Training:
         """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
         network, epoch = self.network, snapshot.epoch + 1
         model = self._model(snapshot.state)
-        norm = self._gradient_norm(snapshot, order)
-        figures = {"train": jax.device_get(snapshot.progress).metrics(network)} | {
-            name: evaluate_chunks(network, model, *prepared)
-            for name, prepared in self.others.items()
-        }
+        of_gradient = jax.device_get(self._gradient_figures(snapshot, order))
+        figures = {}
+        if self._train_figures:
+            figures["train"] = jax.device_get(snapshot.progress).metrics(network)
+        for name, prepared in self.others.items():
+            figures[name] = evaluate_chunks(network, model, *prepared)
         what = f"epoch {epoch} of {self.settings.epochs}"
         _check_convergence(figures, model, what, self.settings.learning_rate)
         record: Record = {"epoch": epoch}
@@ -238,9 +308,10 @@ class Training:
             record[f"{name}_loss"] = metrics.loss
             if metrics.accuracy is not None:
                 record[f"{name}_accuracy"] = metrics.accuracy
-            if name == "train":
-                if np.isfinite(norm):  # it may overflow where the parameters do not
-                    record["gradient_norm"] = float(norm)
+            if name == "train":  # a norm may overflow where the parameters do not
+                record |= {key: float(x) for key, x in of_gradient.items() if np.isfinite(x)}
+        if self.settings.private:
+            record["epsilon"] = self._epsilon(snapshot.total)
         seconds = snapshot.seconds
         record |= {"seconds": seconds, "examples_per_second": self.n_examples / seconds}
         if compiling is not None:
@@ -254,6 +325,7 @@ class Training:
             progress=no_sums(self.dtype),
             best=self._best(snapshot.best, model, record),
             history=self.history,
+            mechanism=self.mechanism,
         ), record
 
     def _best(self, best: Best | None, model: Parameters, record: Record) -> Best | None:

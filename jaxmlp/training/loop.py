@@ -43,6 +43,9 @@ def fit(
     average_decay: float | None = None,
     patience: int | None = None,
     monitor: str = "validation_loss",
+    noise_multiplier: float | None = None,
+    delta: float | None = None,
+    unprotected_figures: bool = False,
     scaling: Scaling | None = None,
     evaluation: Mapping[str, tuple[ArrayLike, ...]] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -63,6 +66,7 @@ def fit(
         inputs: (N, D), finite.
         targets: As for `jaxmlp.loss`, classes within 0 … K − 1.
         key: A typed key: it shuffles the examples anew in every epoch, and draws dropout's masks.
+            In a private training it draws the batches and the noise: keep it to yourself.
         sample_weight: (N,), not negative, or None. Each step takes the mean weighted within its
             batch: with `batch_size=1` weights above 0 change nothing.
         optimizer: A name from `jaxmlp.training.optimizers.OPTIMIZERS`.
@@ -78,7 +82,8 @@ def fit(
         weight_decay: λ, of weights and never of biases: subtracted from the weights (times the
             learning rate) by adamw, lamb, lion and nadamw, added to the gradient as λW elsewhere.
             None is the optimiser's own default in optax: 1e-4 for adamw and nadamw, 1e-3 for lion.
-        clip_norm: Scale the gradient of a batch down to this norm where it is larger, or None.
+        clip_norm: Scale the gradient of a batch down to this norm where it is larger, or None. In a
+            private training: the gradient of every example.
         max_norm: Scale the incoming weights of a hidden unit down to this norm after each step.
         dropout: The fraction of each hidden layer's units dropped, one rate or one for each.
         input_dropout: The fraction of inputs dropped.
@@ -90,6 +95,16 @@ def fit(
             epoch's parameters; or None.
         monitor: The figure that `patience` watches: `<name>_loss` or `<name>_accuracy` of an
             evaluation.
+        noise_multiplier: σ for a private training, by DP-SGD, or None. Each step then takes every
+            example with probability q = batch_size/N, clips its gradient, adds noise of standard
+            deviation σ · clip_norm to the sum and divides by `batch_size`, the expected one; an
+            epoch has ⌈N/batch_size⌉ steps. `jaxmlp.privacy.noise_multiplier_for` finds the σ for
+            an ε. Another N compiles anew. Weights are taken as they are: they must not depend on
+            other examples. N and what is in `evaluation` are not protected. Needs the extra
+            "privacy".
+        delta: δ in (0, 1) for a private training: ε is recorded for it.
+        unprotected_figures: Record figures of the training examples in a private training, too: no
+            (ε, δ) covers them.
         scaling: What the inputs go through before the first layer, here and in every evaluation.
         evaluation: Name → (inputs, targets) or (inputs, targets, sample_weight): each is evaluated
             after every epoch.
@@ -104,13 +119,16 @@ def fit(
         before each step and with its masks), `gradient_norm` (of the epoch's first batch as
         trained, before clipping, with the parameters at the epoch's end), `<name>_loss` and
         `<name>_accuracy` of every evaluation, `seconds` of the training part,
-        `examples_per_second`, and, in the first record of a call, `compile_seconds` apart.
+        `examples_per_second`, and, in the first record of a call, `compile_seconds` apart. In a
+        private training it holds `epsilon`, that of all steps so far, and of the figures of the
+        training examples none, or those and `clipped_fraction` (of the epoch's first batch).
 
     Raises:
         TypeError: As for `jaxmlp.loss`, no typed key, or a setting of another type.
         ValueError: No examples, values that do not fit or are not finite, an unknown name or a
             number out of its range.
         FloatingPointError: A loss or a parameter became infinite or NaN, with the epoch.
+        OverflowError: A Poisson batch was larger than is expected once in 10¹² trainings.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxmlp
@@ -147,9 +165,16 @@ def fit(
         average_decay=average_decay,
         patience=patience,
         monitor=monitor,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
+        unprotected_figures=unprotected_figures,
     )
     settings.check(network)
     examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
+    if settings.private and sample_weight is not None:
+        # As they are: brought to the largest one, they would depend on one another.
+        weights = as_host_array("sample_weight", sample_weight).astype(examples[2].dtype)
+        examples = *examples[:2], weights
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
     if not isinstance(callbacks, Sequence):

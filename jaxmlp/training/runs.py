@@ -25,10 +25,12 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
 EPOCHS = "epochs"
+SECRET = "secret.key"  # of a private run, while it runs
 
 _EPOCH = re.compile(r"([1-9][0-9]*)\.safetensors")
 _LEFTOVER = re.compile(
-    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL)))}|{_EPOCH.pattern})\.[0-9]+"
+    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL, SECRET)))}"
+    rf"|{_EPOCH.pattern})\.[0-9]+"
 )  # what `write_file` leaves behind where it is killed
 
 
@@ -359,8 +361,13 @@ def _read_scaling(content: Any, n_inputs: int) -> Scaling:
     return scaling
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file so that at every moment it is the old one or the new one, whole.
+
+    Args:
+        path: The file.
+        content: What is to be in it.
+        mode: Its permissions, of which the user's umask takes away.
 
     Raises:
         OSError: It cannot be written; what was there before is as it was.
@@ -368,7 +375,7 @@ def write_file(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with _writing(path):
         try:
-            with partial.open("wb") as file:
+            with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

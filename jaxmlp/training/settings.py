@@ -17,8 +17,8 @@ from jaxmlp.training.optimizers import (
     default_weight_decay,
     learning_rates,
 )
-from jaxmlp.training.steps import Regularization
-from jaxmlp.validation import check_name
+from jaxmlp.training.steps import Privacy, Regularization
+from jaxmlp.validation import check_count, check_name, check_number
 
 _LARGEST_RATE = 0.999  # of dropout: masks are drawn to 16 bits
 
@@ -43,6 +43,9 @@ class Settings:
     average_decay: float | None = None
     patience: int | None = None
     monitor: str = "validation_loss"
+    noise_multiplier: float | None = None
+    delta: float | None = None
+    unprotected_figures: bool = False
 
     def check(self, network: Network) -> None:
         """Raise where a setting is unknown, out of its range or not for this network.
@@ -106,6 +109,34 @@ class Settings:
             )
         if self.monitor.endswith("_accuracy") and not is_classifier(network):
             raise ValueError(f"monitor: expected a loss, as {network.loss} has no accuracy")
+        self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        """Raise where the settings of a private training are not complete.
+
+        Raises:
+            ValueError: By the name of what is missing, or out of its range.
+        """
+        if self.noise_multiplier is None:
+            for name in ("delta", "unprotected_figures"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: expected none without a noise_multiplier")
+            return
+        check_number("noise_multiplier", self.noise_multiplier, 0, math.inf, above=True)
+        for name in ("clip_norm", "delta"):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name}: expected a number for a private training, got none")
+        check_number("delta", self.delta, 0, 1, above=True, rounded=False)
+
+    @property
+    def private(self) -> bool:
+        """Whether the gradients are clipped one by one and noise is added to their sum."""
+        return self.noise_multiplier is not None
+
+    @property
+    def _batch_norm(self) -> float | None:
+        """The norm down to which a batch's gradient is scaled, or None."""
+        return None if self.private else self.clip_norm
 
     @property
     def decay(self) -> float:
@@ -117,7 +148,7 @@ class Settings:
     @property
     def transformation(self) -> tuple[str, bool, bool]:
         """The arguments of `optimizer_named`: name, decaying, clipping."""
-        return self.optimizer, self.decay > 0, self.clip_norm is not None
+        return self.optimizer, self.decay > 0, self._batch_norm is not None
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -127,8 +158,8 @@ class Settings:
         numbers = {**defaults, **numbers}
         if self.decay > 0:
             numbers["weight_decay"] = self.decay
-        if self.clip_norm is not None:
-            numbers["clip_norm"] = float(self.clip_norm)
+        if self._batch_norm is not None:
+            numbers["clip_norm"] = float(self._batch_norm)
         return numbers
 
     def regularization(self, network: Network, dtype: DTypeLike) -> Regularization:
@@ -144,40 +175,12 @@ class Settings:
             dropout=tuple(number(rate) for rate in rates) if any(rates) else None,
             max_norm=number(self.max_norm),
             average_forgets=number(self.average_decay and 1 - self.average_decay),
+            privacy=Privacy(*map(number, (self.clip_norm, self.noise_multiplier, self.batch_size)))
+            if self.private
+            else None,
         )
 
     def rates(self, first: int, end: int, total: int) -> np.ndarray:
         """Return the learning rates of the steps `first` … `end` − 1 of `total`."""
         steps = np.arange(first, end)
         return learning_rates(self.learning_rate, self.schedule, self.warmup, steps, total)
-
-
-def check_number(
-    name: str, value: Any, low: float, high: float, *, above: bool = False, rounded: bool = True
-) -> None:
-    """Raise unless `value` is a number in [low, high), or in (low, high) where it must be above.
-
-    Where it is to be used `rounded` to float32, it must be there after that, too.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is outside.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name}: expected a number, got {value!r:.60}")
-    with np.errstate(over="ignore"):
-        held = float(np.float32(value)) if rounded else value
-    if low <= value < high and low <= held < high and not (above and low in (value, held)):
-        return
-    if high < math.inf:
-        expected = f"in {'(' if above else '['}{low:g}, {high:g})"
-    else:
-        expected = f"above {low:g}" if above else f"of at least {low:g}"
-    rounds = f", which float32 rounds to {held:g}" if low < value < high else ""
-    raise ValueError(f"{name}: expected a number {expected}, got {value!r}{rounds}")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")

@@ -10,12 +10,16 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxmlp.batch import Batch, mean_gradient, pass_batch
+from jaxmlp.batch import Batch, Pass, mean_gradient, pass_batch
 from jaxmlp.evaluation import Sums, batch_sums, scaled_batch
+from jaxmlp.gradients import squared_norms
 from jaxmlp.losses import smooth
 from jaxmlp.network import Layer, Network, Parameters
+from jaxmlp.privacy.gradient import noised_mean
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
+
+_NOISE = 2**31  # folded into a step's key for its noise; the masks take the layers' numbers
 
 
 class TrainingState(NamedTuple):
@@ -30,18 +34,28 @@ class TrainingState(NamedTuple):
     average: Parameters | None = None
 
 
+class Privacy(NamedTuple):
+    """The numbers () of a private step: C, σ, and the expected batch size to divide by."""
+
+    clip_norm: Array
+    noise_multiplier: Array
+    expected_batch_size: Array
+
+
 class Regularization(NamedTuple):
     """What is done beside the plain step, each a number () and data, or None where it is not done.
 
     `dropout` has a rate for the inputs and for each hidden layer. `max_norm` bounds the norm of
     the incoming weights of every hidden unit. `average_forgets` is 1 − d for the averaged
-    parameters' decay d, which would round to 1 itself.
+    parameters' decay d, which would round to 1 itself. `privacy` clips every example's gradient and
+    adds noise to their sum.
     """
 
     label_smoothing: Array | None = None
     dropout: tuple[Array | None, ...] | None = None
     max_norm: Array | None = None
     average_forgets: Array | None = None
+    privacy: Privacy | None = None
 
 
 def no_sums(dtype: DTypeLike) -> Sums:
@@ -71,9 +85,29 @@ def batch_gradient(
 ) -> tuple[Parameters, Sums]:
     """Return our gradient of the mean loss of a batch as trained, like `params`, and its figures.
 
-    The figures are those of the parameters before any step, with the targets as trained for the
-    loss, and the masks as drawn. The examples are known to be finite, also those of weight 0.
+    With privacy it is the clipped and noised one of `jaxmlp.private_gradient`. The figures are
+    those of the parameters before any step, with the targets as trained for the loss, and the masks
+    as drawn. The examples are known to be finite, also those of weight 0.
     """
+    result = _pass_as_trained(network, params, batch, regularization, key, dtype)
+    if regularization.privacy is None:
+        gradient = mean_gradient(network, params, result, batch.weights)
+    else:
+        assert key is not None
+        noise_key = jax.random.fold_in(key, _NOISE)
+        gradient, _ = noised_mean(network, params, result, *regularization.privacy, noise_key)
+    return gradient, batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
+
+
+def _pass_as_trained(
+    network: Network,
+    params: Parameters,
+    batch: Batch,
+    regularization: Regularization,
+    key: Array | None,
+    dtype: DTypeLike | None,
+) -> Pass:
+    """Return the pass over a batch with smoothed targets and with masks, where there are any."""
     computed = params if dtype is None else cast(params, dtype)
     trained = batch
     if regularization.label_smoothing is not None:
@@ -90,9 +124,7 @@ def batch_gradient(
         first, masks = drawn[0], drawn[1:]
         if first is not None:
             trained = trained._replace(inputs=trained.inputs * first)
-    result = pass_batch(network, computed, trained, finite_rows=True, masks=masks)
-    gradient = mean_gradient(network, params, result, batch.weights)
-    return gradient, batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
+    return pass_batch(network, computed, trained, finite_rows=True, masks=masks)
 
 
 def draw_masks(
@@ -142,7 +174,7 @@ def training_step(
         state: The state before it.
         batch: Inputs, targets and weights, all finite.
         regularization: What is done beside the plain step.
-        key: For dropout: draws the masks.
+        key: For dropout and privacy: draws the masks and the noise.
         count: For the average: the number () of this step, from 0.
         dtype: The dtype of the products, or None for that of the parameters.
 
@@ -204,7 +236,8 @@ def epoch_batch(
 ) -> Batch:
     """Return a step's batch, scaled; where the order has −1 for no example, a row of weight 0."""
     rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
-    batch = jax.tree.map(lambda array: array[rows], examples)
+    # The first row in the place of none: what follows is finite for it, for zeros it need not be.
+    batch = jax.tree.map(lambda array: array[jnp.maximum(rows, 0)], examples)
     weights = jnp.where(rows < 0, jnp.zeros_like(batch.weights), batch.weights)
     return scaled_batch(scaling, batch._replace(weights=weights), dtype)
 
@@ -244,11 +277,11 @@ def run_steps(
         rates: The learning rate of each step of the epoch, padded.
         regularization: What is done beside the plain step.
         scaling: What is left to be done to the inputs.
-        key: Draws the masks of dropout: the training's.
+        key: Draws the masks of dropout and the noise of privacy: the training's.
         place: Numbers (): `first` and `end` of the steps to take, and `before`, the number of steps
             in the epochs before this one.
         optimizer: The arguments of `optimizer_named`: name, decaying, clipping.
-        batch_size: Examples a step; the last step of an epoch takes what is left.
+        batch_size: Rows of the order a step; the last step of an epoch takes what is left.
         dtype: The dtype of the products.
     """
     name, decaying, clipping = optimizer
@@ -303,3 +336,28 @@ def gradient_norm(
     half = dtype if params[0].weight.dtype != dtype else None
     gradient, _ = batch_gradient(network, params, batch, regularization, key, half)
     return optax.tree.norm(gradient)
+
+
+@partial(jax.jit, static_argnames=("batch_size", "dtype"))
+def clipped_fraction(
+    network: Network,
+    params: Parameters,
+    examples: Batch,
+    order: Array,
+    regularization: Regularization,
+    scaling: Scaling | None,
+    key: Array,
+    before: Array,
+    *,
+    batch_size: int,
+    dtype: np.dtype,
+) -> Array:
+    """Return which part () of an epoch's first batch is clipped, with the arguments as above."""
+    assert regularization.privacy is not None
+    batch = epoch_batch(examples, order, 0, scaling, batch_size=batch_size, dtype=dtype)
+    key = jax.random.fold_in(key, before)
+    result = _pass_as_trained(network, params, batch, regularization, key, None)
+    clipped = squared_norms(params, result) > jnp.square(regularization.privacy.clip_norm)
+    assert batch.weights is not None
+    counted = batch.weights > 0
+    return jnp.sum(clipped & counted) / jnp.maximum(jnp.sum(counted), 1)

@@ -1,0 +1,116 @@
+"""What a number of private steps spends, computed by dp-accounting (the extra "privacy")."""
+
+import math
+from functools import lru_cache
+from typing import Any
+
+from jaxmlp.privacy.sampling import check_sampling
+from jaxmlp.validation import check_count, check_number
+
+_LEAST_NOISE = 0.2  # below it epsilon is in the hundreds, and takes minutes to compute
+_MOST_NOISE = 2.0**20
+_TOLERANCE = 1e-4
+
+
+def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: float) -> float:
+    """Return ε of so many steps with Poisson batches, where one example is added or removed.
+
+    Computed by dp-accounting from privacy loss distributions: an upper bound that is nearly tight.
+
+    Args:
+        noise_multiplier: σ, at least 0.2.
+        sampling_rate: q in (0, 1].
+        steps: How many steps in all, those of resumed trainings included.
+        delta: δ in (0, 1), far below 1/N.
+
+    Returns:
+        ε; 0 for no step.
+
+    Raises:
+        TypeError: A number that is none.
+        ValueError: Numbers out of their range, or dp-accounting is not installed.
+
+    References:
+        Koskela, Jälkö, Honkela, Computing Tight Differential Privacy Guarantees Using FFT, 2020.
+        Doroshenko et al., Connect the Dots: Tighter Discrete Approximations, 2022.
+    """
+    check_number("noise_multiplier", noise_multiplier, _LEAST_NOISE, math.inf, rounded=False)
+    check_sampling(1, sampling_rate)
+    check_number("delta", delta, 0, 1, above=True, rounded=False)
+    if steps == 0:
+        return 0.0
+    check_count("steps", steps)
+    one = _one_step(float(noise_multiplier), float(sampling_rate))
+    return float(one.self_compose(int(steps)).get_epsilon_for_delta(float(delta)))
+
+
+@lru_cache(maxsize=4)
+def _one_step(noise_multiplier: float, sampling_rate: float) -> Any:
+    """Return the privacy loss distribution of a step, as dp-accounting's PLDAccountant does."""
+    return _accounting().pld.privacy_loss_distribution.from_gaussian_mechanism(
+        noise_multiplier, sampling_prob=sampling_rate, value_discretization_interval=1e-4
+    )
+
+
+def _accounting() -> Any:
+    try:
+        import dp_accounting
+    except ImportError as error:
+        raise ValueError(
+            f"epsilon: dp-accounting is missing, which computes it ({error}): pip install "
+            '"jaxmlp[privacy]"'
+        ) from error
+    return dp_accounting
+
+
+def noise_multiplier_for(epsilon: float, sampling_rate: float, steps: int, delta: float) -> float:
+    """Return the least noise multiplier, to one in ten thousand, that spends no more than ε.
+
+    Args:
+        epsilon: ε > 0.
+        sampling_rate: q in (0, 1].
+        steps: How many steps in all.
+        delta: δ in (0, 1).
+
+    Returns:
+        σ, whose `epsilon` is ε or just below it.
+
+    Raises:
+        TypeError: A number that is none.
+        ValueError: Numbers out of their range, no σ from 0.2 to a million gives this ε, or
+            dp-accounting is not installed.
+    """
+    check_number("epsilon", epsilon, 0, math.inf, above=True, rounded=False)
+    check_count("steps", steps)
+    spent = lru_cache(lambda noise: _epsilon(noise, sampling_rate, steps, delta))
+    low, high = 0.5, 1.0
+    while spent(high) > epsilon:
+        low, high = high, 2 * high
+        if high > _MOST_NOISE:
+            raise ValueError(f"epsilon: expected one that some noise gives, got {epsilon}")
+    while spent(low) <= epsilon:
+        if low == _LEAST_NOISE:
+            raise ValueError(
+                f"epsilon: expected one that a noise multiplier of at least {_LEAST_NOISE} gives, "
+                f"got {epsilon}"
+            )
+        low, high = max(low / 2, _LEAST_NOISE), low
+    accounting = _accounting()
+
+    def event(noise: float) -> Any:
+        sampled = accounting.PoissonSampledDpEvent(sampling_rate, accounting.GaussianDpEvent(noise))
+        return accounting.SelfComposedDpEvent(sampled, int(steps))
+
+    return float(
+        accounting.calibrate_dp_mechanism(
+            accounting.pld.PLDAccountant,
+            event,
+            epsilon,
+            delta,
+            accounting.ExplicitBracketInterval(low, high),
+            tol=_TOLERANCE * low,
+        )
+    )
+
+
+_epsilon = epsilon  # `noise_multiplier_for` has a number of that name
