@@ -79,7 +79,7 @@ __all__ = [
     "per_example_gradient_norms",
     "per_example_gradients",
     "predictions",
-    "self_influence",
     "private_gradient",
+    "self_influence",
     "weighted_gradient_sum",
 ]

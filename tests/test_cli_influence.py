@@ -316,6 +316,20 @@ def test_data_that_have_changed_since_are_named(command, trained):
     assert errors == "jaxmlp: dataset: expected the data that houses was begun with, got others\n"
 
 
+def test_the_checkpoints_of_a_private_run_are_read_and_the_guarantee_is_said_to_end(
+    command, succeed
+):
+    pytest.importorskip("dp_accounting")
+    options = ("--private", "--epsilon", "5", "--delta", "1e-3", "--clip-norm", "1")
+    train = ("train", "--dataset", "images.npz", *TINY, *options, "--output", "secret")
+    assert command(*train, "--checkpoint-every", "1e-9").status == 0
+    status, output, errors = command("influence", "secret", "--self-influence")
+    assert status == 0 and ", by 2 of its checkpoints\n" in output
+    assert errors == (
+        "jaxmlp: the guarantee of a private run does not cover scores of its training examples\n"
+    )
+
+
 # What is refused.
 
 

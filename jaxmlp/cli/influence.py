@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device, warn
+from jaxmlp.cli.privacy import steps_an_epoch
 from jaxmlp.cli.problem import arrays, settings_of, weighted_training
 from jaxmlp.cli.trained import Model, load_data, load_model, part_of
 from jaxmlp.data import Dataset, Examples
@@ -99,13 +100,16 @@ class _Scores:
     def __init__(self, options: Influence, model: Model, data: Dataset) -> None:
         self.options, self.model, self.data = options, model, data
         settings = settings_of(model.options)
+        if model.options.private and settings.noise_multiplier is None:
+            settings = dataclasses.replace(settings, noise_multiplier=1.0)  # whichever it was
         settings.check(model.network)
         last = None
         if settings.patience is not None:
             last = int(runs.saved_record(options.run, settings.monitor)["epoch"])
         self.train = weighted_training(model.options, data)
+        an_epoch = steps_an_epoch(model.options, len(self.train.targets))
         self.way: Trajectory = read_trajectory(
-            options.run, model.network, model.params, settings, len(self.train.targets), last
+            options.run, model.network, model.params, settings, an_epoch, last
         )
 
     @property

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.random import threefry_2x32
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike, DTypeLike
 
@@ -57,6 +56,8 @@ def _words(key: Array, size: int) -> Array:
     """
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.bits(key, (size,), jnp.uint32)
+    from jax.extend.random import threefry_2x32  # importing it takes 40 ms
+
     counters = jnp.arange(size + size % 2, dtype=jnp.uint32)
     return threefry_2x32(jax.random.key_data(key), counters)[:size]
 

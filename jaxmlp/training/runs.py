@@ -24,13 +24,13 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.safetensors"
-SECRET = "secret.key"  # of a private run, while it runs
 EPOCHS = "epochs"
+SECRET = "secret.key"  # of a private run, while it runs
 
 _EPOCH = re.compile(r"([1-9][0-9]*)\.safetensors")
 _LEFTOVER = re.compile(
-    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL, SECRET)))}|{_EPOCH.pattern})"
-    r"\.[0-9]+"
+    rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL, SECRET)))}"
+    rf"|{_EPOCH.pattern})\.[0-9]+"
 )  # what `write_file` leaves behind where it is killed
 
 

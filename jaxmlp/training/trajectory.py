@@ -41,7 +41,7 @@ def read_trajectory(
     network: Network,
     final: Parameters,
     settings: Settings,
-    n_examples: int,
+    an_epoch: int,
     last_epoch: int | None = None,
 ) -> Trajectory:
     """Return what a run's folder holds of the way to its model; nothing in it changes.
@@ -51,14 +51,13 @@ def read_trajectory(
         network: Its network.
         final: The parameters of its model.
         settings: The settings of its training.
-        n_examples: How many training examples it had.
+        an_epoch: How many steps an epoch of it had.
         last_epoch: The epoch that the model is from, or None for the last; later ones do not count.
 
     Raises:
         MemoryError: There is too little of it.
         PermissionError: A file may not be read.
     """
-    an_epoch = -(-n_examples // settings.batch_size)
     end = an_epoch * (settings.epochs if last_epoch is None else last_epoch)
     found, warnings = _epochs(run, network, an_epoch, end)
     source = "the parameters after {} of its epochs"
