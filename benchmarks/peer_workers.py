@@ -71,25 +71,37 @@ def descend(params: Any, total: Any, count: int, key: Any, noise: Any, draw: Any
     import jax
 
     key, own = jax.random.split(key)
-    drawn = draw(own, total, noise * CLIP)
+    drawn = normals(own, total, noise * CLIP)
     return jax.tree.map(lambda p, g, n: p - RATE / count * (g + n), params, total, drawn), key
 
 
 def ours(problem: Any) -> Offer:
     import jax
+    import jax.numpy as jnp
+    import optax
 
     import jaxmlp
-    from jaxmlp.privacy import gaussian_noise
+    from jaxmlp.batch import Batch
+    from jaxmlp.training.steps import Privacy, Regularization, TrainingState, training_step
 
-    network = jaxmlp.Network((problem["x"].shape[1], len(problem["b0"]), len(problem["b1"])))
+    network = jaxmlp.Network(
+        (problem["x"].shape[1], len(problem["b0"]), len(problem["b1"])), precision="highest"
+    )
+
+    def step(params: Any, x: Any, t: Any, key: Any, regularization: Regularization) -> Any:
+        key, own = jax.random.split(key)
+        state, batch = TrainingState(params, ()), Batch(x, t, jnp.ones(len(x)))
+        optimizer = optax.scale(-RATE)
+        state = state._replace(optimizer_state=optimizer.init(params))
+        state, _ = training_step(network, optimizer, state, batch, regularization, key=own)
+        return state.params, key
 
     def private(params: Any, x: Any, t: Any, key: Any, noise: Any) -> Any:
-        total, _ = jaxmlp.clipped_gradient_sum(network, params, x, t, CLIP)
-        return descend(params, total, len(x), key, noise, gaussian_noise)
+        privacy = Privacy(jnp.float32(CLIP), noise, jnp.float32(len(x)))
+        return step(params, x, t, key, Regularization(privacy=privacy))
 
     def plain(params: Any, x: Any, t: Any, key: Any, noise: Any) -> Any:
-        _, gradient = jaxmlp.loss_and_gradient(network, params, x, t)
-        return jax.tree.map(lambda p, g: p - RATE * g, params, gradient), key
+        return step(params, x, t, key, Regularization())
 
     params = parameters(problem, jaxmlp.Layer)
     offer = jax_steps(problem, params, {"private step": private, "plain step": plain})
