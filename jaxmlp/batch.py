@@ -267,6 +267,17 @@ def divided(tree: Any, total: Array) -> Any:
     return jax.tree.map(lambda leaf: share * leaf, tree)
 
 
+def without_idle_rows(batch: Batch) -> Batch:
+    """Return the batch with all rows of weight 0 set to 0: for what has no derivative in weights.
+
+    A finite row may be too large for its squares.
+    """
+    if batch.weights is None:
+        return batch
+    inputs, targets = blank(batch.weights == 0, (batch.inputs, batch.targets))
+    return Batch(inputs, targets, batch.weights)
+
+
 def weights_like(losses: Array, weights: Array | None) -> Array:
     """Return the weights (N,) in the dtype of the losses (N,), or ones."""
     return jnp.ones_like(losses) if weights is None else weights.astype(losses.dtype)
@@ -278,7 +289,7 @@ def sound_forward(network: Network, params: Parameters, batch: Batch) -> tuple[B
     Returns:
         The batch, its trace, and its weights (N,), 1 where it has none.
     """
-    batch, _ = without_garbage(network, batch)
+    batch = without_idle_rows(batch)
     trace = forward_batch(network, params, batch.inputs)
     weights = weights_like(trace.preactivations[-1][:, 0], batch.weights)
     if batch.weights is not None:

@@ -40,7 +40,7 @@ from jaxmlp.batch import (
     sum_over_microbatches,
     total_weight,
     weights_like,
-    without_garbage,
+    without_idle_rows,
 )
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
@@ -138,7 +138,7 @@ def _hessian_vector_product(
     microbatch_size: int | None,
 ) -> Parameters:
     def total(piece: Batch) -> tuple[Any, Array]:
-        piece, _ = without_garbage(network, piece)
+        piece = without_idle_rows(piece)
         result = pass_batch(network, params, piece)
         weights = weights_like(result.losses, piece.weights)
 
@@ -320,7 +320,9 @@ def hessian_eigenvalues(
 
     Raises:
         TypeError: As for `loss`, or no typed key.
-        ValueError: As for `loss`, a `k` out of its range, or parameters in half precision.
+        ValueError: As for `loss`, a `k` out of its range, parameters in half precision, or numbers
+            that are not finite.
+        scipy.sparse.linalg.ArpackNoConvergence: The iterations do not converge.
 
     References:
         Lehoucq, Sorensen, Yang, ARPACK Users' Guide, 1998. Sagun, Bottou, LeCun, Eigenvalues of
@@ -341,14 +343,22 @@ def hessian_eigenvalues(
         result = _hessian_vector_product(network, params, batch, tree, microbatch_size)
         return np.asarray(ravel_pytree(result)[0])
 
-    if k > n_parameters - 2:  # ARPACK wants fewer
+    start = np.asarray(jax.random.normal(key, (n_parameters,), dtype))
+    first = times(start)
+    if not np.isfinite(first).all():
+        raise ValueError(
+            "params, inputs, targets: expected finite ones with a finite Hessian, got a product "
+            "with it that is not"
+        )
+    if not first.any():  # of no example, or of no weight: any vectors do
+        values, vectors = np.zeros(k, dtype), np.eye(n_parameters, k, dtype=dtype)
+    elif k > n_parameters - 2:  # ARPACK wants fewer
         matrix = np.stack([times(row) for row in np.eye(n_parameters, dtype=dtype)])
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         values, vectors = values[-k:], vectors[:, -k:]
     else:
         from scipy.sparse.linalg import LinearOperator, eigsh
 
-        start = np.asarray(jax.random.normal(key, (n_parameters,), dtype))
         operator: Any = LinearOperator((n_parameters, n_parameters), matvec=times, dtype=dtype)  # pyright: ignore[reportCallIssue]
         values, vectors = eigsh(operator, k=k, which="LA", v0=start)
     order = np.argsort(values)[::-1]

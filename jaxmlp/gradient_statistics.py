@@ -35,6 +35,7 @@ from jaxmlp.batch import (
     sum_over_microbatches,
     total_weight,
     unweighted,
+    without_idle_rows,
 )
 from jaxmlp.gradients import squared_norms
 from jaxmlp.network import Layer, Network, Parameters
@@ -61,6 +62,8 @@ def _gradient_gram_matrix(
     other: Batch | None,
     microbatch_size: int | None,
 ) -> Array:
+    batch = without_idle_rows(batch)
+    other = None if other is None else without_idle_rows(other)
     columns = pass_batch(network, params, batch if other is None else other)
 
     def block(rows: Pass) -> Array:
@@ -161,7 +164,7 @@ def _second_moment(
     centred: bool,
 ) -> Parameters:
     def total(piece: Batch) -> tuple:
-        result = pass_batch(network, params, piece)
+        result = pass_batch(network, params, without_idle_rows(piece))
         sums = contract(network, params, result.trace, result.deltas) if centred else None
         squares = _squares(network, params, result, piece.weights)
         return squares, sums, total_weight(result.losses, piece.weights)
@@ -252,7 +255,7 @@ def _gradient_noise_scale(
     network: Network, params: Parameters, batch: Batch, microbatch_size: int | None
 ) -> NoiseScale:
     def total(piece: Batch) -> tuple:
-        result = pass_batch(network, params, piece)
+        result = pass_batch(network, params, without_idle_rows(piece))
         sums = contract(network, params, result.trace, result.deltas)
         squares = squared_norms(params, result)  # of w_n E_n
         weights = jnp.ones_like(squares) if piece.weights is None else piece.weights

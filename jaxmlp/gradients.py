@@ -42,6 +42,7 @@ from jaxmlp.batch import (
     over_total,
     pass_batch,
     without_garbage,
+    without_idle_rows,
 )
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
@@ -284,6 +285,7 @@ def squared_norms(params: Parameters, result: Pass) -> Array:
 
 @jax.jit
 def _per_example_gradient_norms(network: Network, params: Parameters, batch: Batch) -> Array:
+    batch = without_idle_rows(batch)
     return jnp.sqrt(squared_norms(params, pass_batch(network, params, batch)))
 
 
@@ -389,6 +391,7 @@ def clipped_sum(
 def _clipped_gradient_sum(
     network: Network, params: Parameters, batch: Batch, clip_norm: Array
 ) -> tuple[Parameters, Array]:
+    batch = without_idle_rows(batch)
     return clipped_sum(network, params, pass_batch(network, params, batch), clip_norm)
 
 

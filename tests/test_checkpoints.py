@@ -18,6 +18,9 @@ from jaxmlp.training.checkpoints import Checkpoints
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import first_snapshot
 
+pytestmark = pytest.mark.slow  # on the default Python alone
+
+
 NETWORK = Network((4, 6, 5, 3), "tanh")
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(90, 4))

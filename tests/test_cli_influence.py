@@ -19,6 +19,9 @@ from jaxmlp.data import class_weights, example_weights, load_dataset
 from jaxmlp.training import runs
 from jaxmlp.training.optimizers import learning_rates
 
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
+
 ROOT = Path(__file__).parents[1]
 
 # Two programs that sum the same float32 numbers in other orders.

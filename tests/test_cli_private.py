@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from safetensors.numpy import load_file
 
 from jaxmlp.privacy import epsilon
 from jaxmlp.training import epochs, runs
+
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
 
 ANIMALS = ("--dataset", "animals.csv", "--test-file", "animals-test.csv")
 PRIVATE = (
@@ -83,7 +87,7 @@ def test_the_noise_is_solved_for(command):
     assert 1.98 <= records("run")[-1]["epsilon"] <= 2
 
 
-def test_two_runs_of_one_seed_begin_alike_and_have_noise_of_their_own(train, same_secrets):
+def test_two_runs_of_one_seed_begin_alike(train, same_secrets):
     still = ("--learning-rate", 1e-30, "--optimizer", "sgd", *ANIMALS)
     for run in ("a", "b"):
         train(*still, "--output", run)
@@ -185,6 +189,22 @@ def test_a_stopped_run_goes_on_with_its_secret_bit_by_bit(
     assert not secret.exists()
 
 
+def test_a_run_that_begins_again_draws_the_same_noise(train, command, monkeypatch):
+    # Other noise for epochs that were written already would spend epsilon twice.
+    options = (*ANIMALS, "--epochs", 4, "--keep-epochs", 1, "--output", "run")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert command("train", *PRIVATE, *options).status == 143
+    secret, first = Path("run/secret.key").read_bytes(), Path("run/epochs/1.safetensors")
+    before = first.read_bytes()
+    shutil.rmtree("run/checkpoints")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert command("train", "--output", "run", "--resume").status == 143
+    assert Path("run/secret.key").read_bytes() == secret
+    assert first.read_bytes() == before
+
+
 def test_a_run_without_its_secret_is_not_gone_on_with(command, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
@@ -220,6 +240,9 @@ REFUSED = {
         "delta: expected a number with --private, got none",
     ),
     "a delta of 0": (COMPLETE + "--delta 0", "delta: expected a number in (0, 1), got 0.0"),
+    "a delta below what can be reckoned with": (
+        COMPLETE + "--delta 1e-18", "delta: expected at least 1e-12, got 1e-18",
+    ),
     "a delta of 1": (COMPLETE + "--delta 1", "delta: expected a number in (0, 1), got 1.0"),
     "noise and epsilon": (
         COMPLETE + "--epsilon 3", "noise_multiplier: expected it or --epsilon, for which it is sol",

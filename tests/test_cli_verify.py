@@ -61,7 +61,7 @@ def test_every_gradient_holds(tmp_path):
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "every gradient holds: 10 rows" in result.stdout
+    assert "every gradient holds: 11 rows" in result.stdout
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert {row["status"] for row in rows} == {"passed"}
     assert {row["name"]: row["cases"] for row in rows}["float64"] == 216

@@ -16,10 +16,12 @@ from jaxmlp.verification import second_order
 from jaxmlp.verification.second_order import second_order_row
 from jaxmlp.verification.trials import Settings, cases_of
 
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
+
 # Forty architectures, every activation with every loss, six draws of each: 240 networks.
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_every_quantity_equals_its_oracle_on_240_random_networks(dtype, bound):
     cases = cases_of("curvature", True)
@@ -217,6 +219,22 @@ def test_in_float32_the_largest_eigenvalue_is_near():
     expected = np.linalg.eigvalsh(np.asarray(dense_hessian(PARAMS)))[-1]
     assert ours.values.shape == (1,)
     assert ours.values[0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("rows", [0, 6])
+def test_the_eigenvalues_of_no_weight_are_0(rows):
+    ours = jaxmlp.hessian_eigenvalues(
+        NETWORK, PARAMS, X[:rows], T[:rows], 3, np.zeros(rows, np.float32), key=jax.random.key(0)
+    )
+    assert (ours.values == 0).all()
+    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(ours.vectors))
+
+
+def test_the_eigenvalues_of_what_is_not_finite_are_refused():
+    x = X.copy()
+    x[2, 1] = np.nan
+    with pytest.raises(ValueError, match="^params, inputs, targets: expected finite ones"):
+        jaxmlp.hessian_eigenvalues(NETWORK, PARAMS, x, T, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(

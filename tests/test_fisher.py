@@ -10,6 +10,9 @@ import jaxmlp
 from jaxmlp import Network, init
 from jaxmlp.losses import LOSSES
 
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
+
 EACH_LOSS = pytest.mark.parametrize("loss", LOSSES)
 
 

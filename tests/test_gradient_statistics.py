@@ -8,6 +8,9 @@ from test_quantities import NETWORK, PARAMS, RNG, T, W, X, assert_close
 import jaxmlp
 from jaxmlp import Network, init
 
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
+
 OTHER_X = RNG.normal(size=(4, 4)).astype(np.float32)
 OTHER_T = np.array([1, 1, 0, 1], np.int32)
 

@@ -11,6 +11,9 @@ from jaxmlp import Layer, Network, influence, self_influence
 from jaxmlp.scaling import Scaling
 from jaxmlp.verification import oracles
 
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
+
 IDS = [case.name for case in CASES]
 RATES = np.array([0.3, 0.05])  # unequal, so that none can stand for the other
 

@@ -23,6 +23,9 @@ from jaxmlp.verification import (
 )
 from jaxmlp.verification.diagnosis import MISTAKES
 
+pytestmark = pytest.mark.slow  # on the default Python alone
+
+
 KEY = jax.random.key(3)
 WEIGHTS = np.array([0.5, 2.0, 1.0, 0.25, 1.5])  # of N_EXAMPLES examples
 

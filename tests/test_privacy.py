@@ -487,12 +487,17 @@ def test_a_resumed_training_is_bit_by_bit_the_uninterrupted_one(change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"noise_multiplier": 1.2}, {"noise_multiplier": None, "delta": None}]
+    "change",
+    [
+        {"noise_multiplier": 1.2},
+        {"noise_multiplier": None, "delta": None},
+        {"clip_norm": 0.3},  # the same noise at another scale: both together would reveal it
+    ],
 )
 def test_a_snapshot_of_other_noise_is_refused(change):
     snapshots = []
     train(callbacks=[lambda _, snapshot: snapshots.append(snapshot)])
-    if change["noise_multiplier"] is None:
+    if change.get("noise_multiplier", 1) is None:
         change = change | {"clip_norm": None}
     with pytest.raises(ValueError, match="^resume: expected a snapshot of a training with the noi"):
         train(epochs=4, resume=snapshots[-1], **change)

@@ -9,6 +9,9 @@ from cases import compilations, in_dtype
 import jaxmlp
 from jaxmlp import Network, init
 
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
+
 NETWORK = Network((4, 3, 2), "tanh")
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(6, 4)).astype(np.float32)
@@ -71,6 +74,15 @@ def test_a_row_of_weight_0_contributes_exactly_0_whatever_it_holds(function, tar
     ours = function(NETWORK, PARAMS, x, garbage, sample_weight=W)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ours))
     expected = function(NETWORK, PARAMS, X, t, sample_weight=W)
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+@EACH
+def test_a_row_of_weight_0_may_have_squares_that_overflow(function):
+    x = X.copy()
+    x[IDLE] = 1e35
+    ours = function(NETWORK, PARAMS, x, T, sample_weight=W)
+    expected = function(NETWORK, PARAMS, X, T, sample_weight=W)
     jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 

@@ -2,7 +2,8 @@
 
 from jaxmlp.cli.options import Train
 from jaxmlp.privacy import epsilon, noise_multiplier_for
-from jaxmlp.validation import check_count, check_number
+from jaxmlp.privacy.accounting import check_delta
+from jaxmlp.validation import check_count
 
 _OPTIONS = ("noise_multiplier", "epsilon", "delta", "unprotected_figures")
 
@@ -24,7 +25,7 @@ def check_private(options: Train) -> None:
     for name in ("clip_norm", "delta"):
         if getattr(options, name) is None:
             raise ValueError(f"{name}: expected a number with --private, got none")
-    check_number("delta", options.delta, 0, 1, above=True, rounded=False)
+    check_delta(options.delta)
     if (options.noise_multiplier is None) == (options.epsilon is None):
         got = "neither" if options.epsilon is None else "both"
         raise ValueError(

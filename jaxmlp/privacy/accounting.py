@@ -9,6 +9,7 @@ from jaxmlp.validation import check_count, check_number
 
 _LEAST_NOISE = 0.2  # below it epsilon is in the hundreds, and takes minutes to compute
 _MOST_NOISE = 2.0**20
+_LEAST_DELTA = 1e-12
 _TOLERANCE = 1e-4
 
 
@@ -21,7 +22,7 @@ def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: fl
         noise_multiplier: σ, at least 0.2.
         sampling_rate: q in (0, 1].
         steps: How many steps in all, those of resumed trainings included.
-        delta: δ in (0, 1), far below 1/N.
+        delta: δ in [1e-12, 1), far below 1/N.
 
     Returns:
         ε; 0 for no step.
@@ -36,12 +37,19 @@ def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: fl
     """
     check_number("noise_multiplier", noise_multiplier, _LEAST_NOISE, math.inf, rounded=False)
     check_sampling(1, sampling_rate)
-    check_number("delta", delta, 0, 1, above=True, rounded=False)
+    check_delta(delta)
     if steps == 0:
         return 0.0
     check_count("steps", steps)
     one = _one_step(float(noise_multiplier), float(sampling_rate))
     return float(one.self_compose(int(steps)).get_epsilon_for_delta(float(delta)))
+
+
+def check_delta(delta: float) -> None:
+    """Raise unless δ is a number in [1e-12, 1): dp-accounting cuts tails off at 1e-15."""
+    check_number("delta", delta, 0, 1, above=True, rounded=False)
+    if delta < _LEAST_DELTA:
+        raise ValueError(f"delta: expected at least {_LEAST_DELTA:g}, got {delta:g}")
 
 
 @lru_cache(maxsize=4)
@@ -70,7 +78,7 @@ def noise_multiplier_for(epsilon: float, sampling_rate: float, steps: int, delta
         epsilon: ε > 0.
         sampling_rate: q in (0, 1].
         steps: How many steps in all.
-        delta: δ in (0, 1).
+        delta: δ in [1e-12, 1).
 
     Returns:
         σ, whose `epsilon` is ε or just below it.

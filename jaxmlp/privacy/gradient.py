@@ -20,9 +20,9 @@ def gaussian_noise(key: Array, tree: Any, standard_deviation: ArrayLike) -> Any:
     """Return N(0, standard_deviation²) in every coordinate of a tree like `tree`.
 
     Every leaf has a key of its own and its own dtype, or float32 where that is wider. A coordinate
-    comes from 32 random bits: a sign and a tail's probability, whose quantile it is. That has 2³²
-    values and ends at 6.3 standard deviations; `jax.random.normal` in float32 has 2²³ and ends at
-    5.4, which some of many coordinates reach.
+    comes from 32 random bits: a sign and a tail's probability, whose quantile it is. That has some
+    2²⁷ values in float32 and ends at 6.3 standard deviations; `jax.random.normal` has 2²³ there and
+    ends at 5.4, which some of many coordinates reach.
 
     Args:
         key: A typed key, used for nothing else.

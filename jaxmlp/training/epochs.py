@@ -81,7 +81,7 @@ class Training:
         self.longest = -(-rows // size)
         self.steps = -(-self.n_examples // size)
         self.batch_size = size  # with the padding of Poisson batches
-        self.mechanism: tuple[float, float] | None = None
+        self.mechanism: tuple[float, float, float] | None = None
         if settings.private:
             self._begin_privacy()
         self.words = np.asarray(jax.random.key_data(key)).tolist()
@@ -106,7 +106,9 @@ class Training:
                 f"batch_size: expected at most the {self.n_examples} examples, got {size}"
             )
         assert noise is not None
-        self.mechanism = float(noise), size / self.n_examples
+        clip_norm = self.settings.clip_norm
+        assert clip_norm is not None
+        self.mechanism = float(noise), size / self.n_examples, float(clip_norm)
         self._epsilon(1)
         # Not by the number of epochs: with more of them it would be another program.
         steps = max(_MANY_STEPS, self.settings.epochs * self.steps)
@@ -115,7 +117,7 @@ class Training:
     def _epsilon(self, steps: int) -> float:
         """Return what so many private steps spend."""
         assert self.mechanism is not None and self.settings.delta is not None
-        return epsilon(*self.mechanism, steps, self.settings.delta)
+        return epsilon(*self.mechanism[:2], steps, self.settings.delta)
 
     @property
     def _train_figures(self) -> bool:
@@ -152,9 +154,9 @@ class Training:
             )
         if snapshot.total and snapshot.mechanism != self.mechanism:
             raise ValueError(
-                "resume: expected a snapshot of a training with the noise multiplier and the "
-                f"sampling rate {self.mechanism}, got one with {snapshot.mechanism}: epsilon would "
-                "be wrong"
+                "resume: expected a snapshot of a training with the noise multiplier, the sampling "
+                f"rate and the clip norm {self.mechanism}, got one with {snapshot.mechanism}: "
+                "epsilon would be wrong"
             )
         leaves = jax.tree.leaves((snapshot.state, snapshot.progress))
         if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in leaves):

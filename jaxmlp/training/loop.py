@@ -66,7 +66,8 @@ def fit(
         inputs: (N, D), finite.
         targets: As for `jaxmlp.loss`, classes within 0 … K − 1.
         key: A typed key: it shuffles the examples anew in every epoch, and draws dropout's masks.
-            In a private training it draws the batches and the noise: keep it to yourself.
+            In a private training it draws the batches and the noise: keep it to yourself, and take
+            another for every training, for two with the same noise reveal it.
         sample_weight: (N,), not negative, or None. Each step takes the mean weighted within its
             batch: with `batch_size=1` weights above 0 change nothing.
         optimizer: A name from `jaxmlp.training.optimizers.OPTIMIZERS`.
@@ -111,7 +112,8 @@ def fit(
         callbacks: Called after every epoch as callback(record, snapshot).
         watch: Called as watch(snapshot) after every piece of an epoch, about twice a second.
         resume: A snapshot of the same training, to go on from; it is copied, not donated. Numbers
-            may be other ones and count from here on; so may the number of epochs.
+            may be other ones and count from here on; so may the number of epochs. (Of a private
+            training they may not: two that go on differently with the same noise reveal it.)
 
     Returns:
         `Fit(params, optimizer_state, history, best_epoch)`. A record of the history holds `epoch`

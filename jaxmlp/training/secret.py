@@ -23,7 +23,9 @@ def secret_key(run: Path, *, begun: bool) -> Array:
 
     Args:
         run: The run's folder.
-        begun: Whether there are steps that were drawn from it already; else a new one is made.
+        begun: Whether there is a checkpoint of steps that were drawn from it. Without one the run
+            begins again, with its old secret where there is one: the same noise tells nothing new,
+            where other noise would spend epsilon a second time.
 
     Returns:
         The key.
@@ -33,7 +35,7 @@ def secret_key(run: Path, *, begun: bool) -> Array:
         OSError: It is damaged, or cannot be written.
     """
     path = run / SECRET
-    if not begun:
+    if not begun and not (path.is_file() and path.stat().st_size == _BYTES):
         write_file(path, secrets.token_bytes(_BYTES), mode=0o600)
     try:
         content = path.read_bytes()

@@ -31,9 +31,9 @@ class Snapshot(NamedTuple):
     `epoch` counts the epochs completed, `step` the steps done of the next one and `total` all steps
     done; `progress` holds the figures of the unfinished epoch and `seconds` its time. `history` has
     the record of every epoch, and grows with the training. The order of the examples and the masks
-    follow from the key and these numbers. `mechanism` is the noise multiplier and the sampling rate
-    of all steps so far, where they are private. The arrays of `state` and `progress` are donated to
-    the steps that follow: copy what must outlive them.
+    follow from the key and these numbers. `mechanism` is the noise multiplier, the sampling
+    rate and the clip norm of all steps so far, where they are private. The arrays of `state` and
+    `progress` are donated to the steps that follow: copy what must outlive them.
     """
 
     epoch: int
@@ -44,7 +44,7 @@ class Snapshot(NamedTuple):
     best: Best | None = None
     seconds: float = 0.0
     history: Sequence[Record] = ()
-    mechanism: tuple[float, float] | None = None
+    mechanism: tuple[float, float, float] | None = None
 
 
 def first_snapshot(network: Network, params: Parameters, settings: Settings) -> Snapshot:
