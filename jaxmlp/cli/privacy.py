@@ -25,6 +25,7 @@ def check_private(options: Train) -> None:
     for name in ("clip_norm", "delta"):
         if getattr(options, name) is None:
             raise ValueError(f"{name}: expected a number with --private, got none")
+    assert options.delta is not None
     check_delta(options.delta)
     if (options.noise_multiplier is None) == (options.epsilon is None):
         got = "neither" if options.epsilon is None else "both"
