@@ -211,7 +211,7 @@ def test_a_run_without_its_secret_is_not_gone_on_with(command, monkeypatch):
         command("train", *PRIVATE, *ANIMALS, "--epochs", 6, "--output", "run")
     Path("run/secret.key").unlink()
     result = command("train", "--output", "run", "--resume")
-    assert result.status == 1
+    assert result.status == 2
     assert result.errors == (
         "jaxmlp: run/secret.key: expected the secret that the run was begun with, got no such "
         "file\n"

@@ -367,8 +367,8 @@ def test_the_noise_that_is_solved_for_spends_what_was_asked_for(arguments):
     ("function", "arguments", "message"),
     [
         (epsilon, (0.05, 0.1, 10, 1e-5), "noise_multiplier: expected a number of at least 0.2, go"),
-        (epsilon, (1.0, 0, 10, 1e-5), r"sampling_rate: expected a number in \(0, 1\), got 0"),
-        (epsilon, (1.0, 1.5, 10, 1e-5), r"sampling_rate: expected a number in \(0, 1\), got 1.5"),
+        (epsilon, (1.0, 0, 10, 1e-5), "sampling_rate: expected a number above 0, got 0"),
+        (epsilon, (1.0, 1.5, 10, 1e-5), r"sampling_rate: expected a number in \(0, 1\], got 1.5"),
         (epsilon, (1.0, 0.1, -1, 1e-5), "steps: expected an integer of at least 1, got -1"),
         (epsilon, (1.0, 0.1, 10, 0), r"delta: expected a number in \(0, 1\), got 0"),
         (epsilon, (1.0, 0.1, 10, 1), r"delta: expected a number in \(0, 1\), got 1"),

@@ -106,7 +106,8 @@ class _Member:
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, options.keep, options.checkpoint_every)
         snapshot = self._restored(checkpoints, params)
         if options.private:
-            order_key = secret_key(self.folder, begun=snapshot is not None)
+            with bad_input():
+                order_key = secret_key(self.folder, begun=snapshot is not None)
         steps = steps_an_epoch(options, len(self.data.train.targets))
         mode = "quiet" if options.quiet else "auto"
         with Progress(mode, options.epochs, steps) as show:

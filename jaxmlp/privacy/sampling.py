@@ -1,5 +1,7 @@
 """Poisson batches, drawn on the host: every example joins each with the same probability."""
 
+import math
+
 import numpy as np
 
 from jaxmlp.validation import check_count, check_number
@@ -8,8 +10,9 @@ from jaxmlp.validation import check_count, check_number
 def check_sampling(n_examples: int, rate: float) -> None:
     """Raise unless there is an example, and the rate is in (0, 1]."""
     check_count("n_examples", n_examples)
-    if rate != 1:
-        check_number("sampling_rate", rate, 0, 1, above=True, rounded=False)
+    check_number("sampling_rate", rate, 0, math.inf, above=True, rounded=False)
+    if rate > 1:
+        raise ValueError(f"sampling_rate: expected a number in (0, 1], got {rate!r}")
 
 
 def poisson_batches(

@@ -26,8 +26,7 @@ from jaxmlp.training.snapshots import Best, Record, Snapshot, first_snapshot, la
 from jaxmlp.training.steps import (
     TrainingState,
     cast,
-    clipped_fraction,
-    gradient_norm,
+    gradient_figures,
     no_sums,
     run_steps,
 )
@@ -252,26 +251,18 @@ class Training:
         """Return the figures of the gradient of an epoch's first batch, at the epoch's end."""
         if not self._train_figures:
             return {}
-
-        def of_batch(function: Callable[..., Array], regularization: Any) -> Array:
-            return function(
-                self.network,
-                snapshot.state.params,
-                self.data,
-                order,
-                regularization,
-                self.scaling,
-                self.key,
-                np.int32(snapshot.epoch * self.steps),
-                batch_size=self.batch_size,
-                dtype=self.dtype,
-            )
-
-        plain = self.regularization._replace(privacy=None)
-        figures = {"gradient_norm": of_batch(gradient_norm, plain)}
-        if self.settings.private:
-            figures["clipped_fraction"] = of_batch(clipped_fraction, self.regularization)
-        return figures
+        return gradient_figures(
+            self.network,
+            snapshot.state.params,
+            self.data,
+            order,
+            self.regularization,
+            self.scaling,
+            self.key,
+            np.int32(snapshot.epoch * self.steps),
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+        )
 
     def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
         """Return the snapshot after the next half second of steps."""

@@ -314,7 +314,7 @@ def run_steps(
 
 
 @partial(jax.jit, static_argnames=("batch_size", "dtype"))
-def gradient_norm(
+def gradient_figures(
     network: Network,
     params: Parameters,
     examples: Batch,
@@ -326,40 +326,25 @@ def gradient_norm(
     *,
     batch_size: int,
     dtype: np.dtype,
-) -> Array:
-    """Return the norm () of the gradient of an epoch's first batch, as trained and before clipping.
+) -> dict[str, Array]:
+    """Return figures () of the gradient of an epoch's first batch, as trained, before any clipping.
 
-    Taken once an epoch, with the parameters at its end: in the loop it would cost up to 8 % of a
-    step. The arguments are those of `run_steps`, with `before` of its place.
+    `gradient_norm`, that of the mean gradient; and with privacy `clipped_fraction`, the part of the
+    batch whose gradients are clipped. Taken once an epoch, with the parameters at its end: in the
+    loop they would cost up to 8 % of a step. The arguments are those of `run_steps`, with `before`
+    of its place.
     """
     batch = epoch_batch(examples, order, 0, scaling, batch_size=batch_size, dtype=dtype)
     if key is not None:
         key = jax.random.fold_in(key, before)
     half = dtype if params[0].weight.dtype != dtype else None
-    gradient, _ = batch_gradient(network, params, batch, regularization, key, half)
-    return optax.tree.norm(gradient)
-
-
-@partial(jax.jit, static_argnames=("batch_size", "dtype"))
-def clipped_fraction(
-    network: Network,
-    params: Parameters,
-    examples: Batch,
-    order: Array,
-    regularization: Regularization,
-    scaling: Scaling | None,
-    key: Array,
-    before: Array,
-    *,
-    batch_size: int,
-    dtype: np.dtype,
-) -> Array:
-    """Return which part () of an epoch's first batch is clipped, with the arguments as above."""
-    assert regularization.privacy is not None
-    batch = epoch_batch(examples, order, 0, scaling, batch_size=batch_size, dtype=dtype)
-    key = jax.random.fold_in(key, before)
-    result = _pass_as_trained(network, params, batch, regularization, key, None)
-    clipped = squared_norms(params, result) > jnp.square(regularization.privacy.clip_norm)
-    assert batch.weights is not None
-    counted = batch.weights > 0
-    return jnp.sum(clipped & counted) / jnp.maximum(jnp.sum(counted), 1)
+    result = _pass_as_trained(network, params, batch, regularization, key, half)
+    gradient = mean_gradient(network, params, result, batch.weights)
+    figures = {"gradient_norm": optax.tree.norm(gradient)}
+    if regularization.privacy is not None:
+        assert batch.weights is not None
+        counted = batch.weights > 0
+        clipped = squared_norms(params, result) > jnp.square(regularization.privacy.clip_norm)
+        share = jnp.sum(clipped & counted) / jnp.maximum(jnp.sum(counted), 1)
+        figures["clipped_fraction"] = share
+    return figures
