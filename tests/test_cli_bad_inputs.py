@@ -15,6 +15,8 @@ import pytest
 from command import FEATURES, animals, tree, write_csv
 from safetensors.numpy import load_file, save_file
 
+pytestmark = pytest.mark.slow  # on the default Python alone
+
 INPUTS, NAMES = animals()
 
 

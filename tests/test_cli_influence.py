@@ -323,7 +323,7 @@ def test_the_checkpoints_of_a_private_run_are_read_and_the_guarantee_is_said_to_
     command, succeed
 ):
     pytest.importorskip("dp_accounting")
-    options = ("--private", "--epsilon", "5", "--delta", "1e-3", "--clip-norm", "1")
+    options = ("--private", "--noise-multiplier", "1", "--delta", "1e-3", "--clip-norm", "1")
     train = ("train", "--dataset", "images.npz", *TINY, *options, "--output", "secret")
     assert command(*train, "--checkpoint-every", "1e-9").status == 0
     status, output, errors = command("influence", "secret", "--self-influence")

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 import jaxmlp
 from jaxmlp.data import load_dataset
 
+pytestmark = pytest.mark.slow  # on the default Python alone
+
 
 @pytest.fixture
 def succeed(command, trained):

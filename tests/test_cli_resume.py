@@ -12,6 +12,8 @@ from command import TINY, ended, records, same_model, start, tree, write_data
 from jaxmlp import cli
 from jaxmlp.training import runs
 
+pytestmark = pytest.mark.slow  # on the default Python alone
+
 # Everything that a checkpoint has to carry at once, over more epochs than a small pipe has lines.
 OPTIONS = (
     *("--dataset", "images.npz", *TINY, "--hidden", 8, "--epochs", 150),

@@ -22,8 +22,7 @@ pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes mo
 # Forty architectures, every activation with every loss, six draws of each: 240 networks.
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 2e-5)])
-def test_every_quantity_equals_its_oracle_on_240_random_networks(dtype, bound):
+def test_every_quantity_equals_its_oracle_on_240_random_networks():
     cases = cases_of("curvature", True)
     assert {(c.network.activation, c.network.loss) for c in cases} == {
         (activation, loss) for activation in ACTIVATIONS for loss in LOSSES
@@ -32,9 +31,19 @@ def test_every_quantity_equals_its_oracle_on_240_random_networks(dtype, bound):
     assert {(case.network.bias, case.weighted) for case in cases} == {
         (bias, weighted) for bias in (True, False) for weighted in (True, False)
     }
-    found = second_order_row(Settings(6, 1, full=True), np.dtype(dtype))
-    worst = max(found, key=lambda one: one.difference.size)
+    found = second_order_row(Settings(6, 1, full=True), np.dtype(np.float64))
     assert len(found) == 40
+    assert_within(found, 1e-12)
+
+
+def test_every_quantity_in_float32_is_near_its_oracle():
+    found = second_order_row(Settings(24, 1, full=False), np.dtype(np.float32))
+    assert len(found) == 10  # of 24 draws each
+    assert_within(found, 2e-5)
+
+
+def assert_within(found, bound):
+    worst = max(found, key=lambda one: one.difference.size)
     assert worst.difference.size <= bound, f"{worst.difference} in {worst.case}"
 
 

@@ -147,8 +147,8 @@ def test_padding_changes_nothing():
 def test_the_products_are_of_full_precision_whatever_the_network_s():
     network = Network((4, 6, 3), "tanh", precision="default")
     jaxpr = str(jax.make_jaxpr(lambda p: private(network=network, params=p))(start()))
-    # Two forward, one backward, two contractions.
-    assert jaxpr.count("dot_general") == jaxpr.count("precision=(Precision.HIGHEST") == 5
+    # Two forward, one backward, two contractions, and the norms' sums of rows.
+    assert jaxpr.count("dot_general") == jaxpr.count("precision=(Precision.HIGHEST") == 9
 
 
 def test_optax_s_noise_after_the_clipped_sum_has_the_same_law():
