@@ -2,8 +2,9 @@
 
     python -m benchmarks.quantities [--sizes 784 800 800 10] [--batch-sizes 128 512] [--rounds 15]
 
-Every function is timed blocked and warmed up, in rounds that go through all of them in turn; a
-ratio is the median over the rounds of its time over the gradient's in the same round. The products
+Every function is timed blocked and warmed up, in rounds that go through all of them in turn. Its
+time in a round is the least of five calls, as what disturbs one only adds to it; a ratio is the
+median over the rounds of its time over the gradient's in the same round. The products
 with the Hessian and the Gauss–Newton matrix stand beside those of automatic differentiation, after
 both were compared. Exit status 1 where a ratio is above its bound.
 """
@@ -118,7 +119,7 @@ def timed(functions: dict[str, Callable], data: Any, rounds: int) -> dict[str, l
                 begin = time.perf_counter()
                 jax.block_until_ready(function(*data))
                 calls.append(time.perf_counter() - begin)
-            times[name].append(statistics.median(calls))
+            times[name].append(min(calls))
     return times
 
 

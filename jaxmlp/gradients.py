@@ -285,7 +285,7 @@ def squared_norms(params: Parameters, result: Pass) -> Array:
 
 def _row_sums(rows: Array) -> Array:
     """Return the sum (N,) of each row: on a CPU, XLA's products are faster than its reductions."""
-    return jnp.matmul(rows, jnp.ones(rows.shape[1], rows.dtype), precision="highest")
+    return jnp.matmul(jnp.ones(rows.shape[1], rows.dtype), rows.T, precision="highest")
 
 
 @jax.jit
