@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.peers import CLIP, NOISE, RATE, THREADS, Offer, serve
 
-MICROBATCH = {"vmap(grad)": 32, "jax_privacy": 128}  # jax_privacy's: the fastest of 8, 32 and 128
+MICROBATCH = {"vmap(grad)": 32, "jax_privacy": 128}  # the fastest of 8, 32 and 128
 
 
 def flat(leaves: Any) -> np.ndarray:

@@ -146,6 +146,7 @@ def check_number(
         expected = f"in {'(' if above else '['}{low:g}, {high:g})"
     else:
         expected = f"above {low:g}" if above else f"of at least {low:g}"
+        expected += " and finite" if value == math.inf else ""
     rounds = f", which float32 rounds to {held:g}" if low < value < high else ""
     raise ValueError(f"{name}: expected a number {expected}, got {value!r}{rounds}")
 

@@ -251,7 +251,7 @@ REFUSED = {
         "--private --clip-norm 1 --delta 1e-3", "noise_multiplier: expected it or --epsilon, for w",
     ),
     "no noise": (
-        COMPLETE + "--noise-multiplier 0", "noise_multiplier: expected a number of at least 0.2",
+        COMPLETE + "--noise-multiplier 0", "noise_multiplier: expected a number in [0.2, ",
     ),
     "a clip norm of 0": (COMPLETE + "--clip-norm 0", "clip_norm: expected a number above 0, got 0"),
     "an epsilon of 0": (

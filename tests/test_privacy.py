@@ -147,8 +147,8 @@ def test_padding_changes_nothing():
 def test_the_products_are_of_full_precision_whatever_the_network_s():
     network = Network((4, 6, 3), "tanh", precision="default")
     jaxpr = str(jax.make_jaxpr(lambda p: private(network=network, params=p))(start()))
-    # Two forward, one backward, two contractions, and the norms' sums of rows.
-    assert jaxpr.count("dot_general") == jaxpr.count("precision=(Precision.HIGHEST") == 9
+    # Two forward, one backward, two contractions.
+    assert jaxpr.count("dot_general") == jaxpr.count("precision=(Precision.HIGHEST") == 5
 
 
 def test_optax_s_noise_after_the_clipped_sum_has_the_same_law():
@@ -366,7 +366,11 @@ def test_the_noise_that_is_solved_for_spends_what_was_asked_for(arguments):
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        (epsilon, (0.05, 0.1, 10, 1e-5), "noise_multiplier: expected a number of at least 0.2, go"),
+        (
+            epsilon,
+            (0.05, 0.1, 10, 1e-5),
+            r"noise_multiplier: expected a number in \[0.2, ",
+        ),
         (epsilon, (1.0, 0, 10, 1e-5), "sampling_rate: expected a number above 0, got 0"),
         (epsilon, (1.0, 1.5, 10, 1e-5), r"sampling_rate: expected a number in \(0, 1\], got 1.5"),
         (epsilon, (1.0, 0.1, -1, 1e-5), "steps: expected an integer of at least 1, got -1"),
@@ -536,7 +540,10 @@ def test_a_training_s_products_are_of_full_precision(monkeypatch):
         ({"delta": None}, "delta: expected a number for a private training, got none"),
         ({"delta": 1.0}, r"delta: expected a number in \(0, 1\), got 1.0"),
         ({"noise_multiplier": 0.0}, "noise_multiplier: expected a number above 0, got 0.0"),
-        ({"noise_multiplier": 0.01}, "noise_multiplier: expected a number of at least 0.2, got 0."),
+        (
+            {"noise_multiplier": 0.01},
+            r"noise_multiplier: expected a number in \[0.2, ",
+        ),
         ({"noise_multiplier": None}, "delta: expected none without a noise_multiplier"),
         ({"batch_size": 41}, "batch_size: expected at most the 40 examples, got 41"),
         ({"params": start(jnp.bfloat16)}, "params: expected float32 or float64 for a private grad"),

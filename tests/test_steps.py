@@ -416,7 +416,7 @@ def test_compiling_is_timed_apart_and_once():
         ({"optimizer_settings": [1]}, "optimizer_settings: expected name → number, got [1]"),
         ({"warmup": 1.5}, "warmup: expected a number in [0, 1), got 1.5"),
         ({"weight_decay": -1}, "weight_decay: expected a number of at least 0, got -1"),
-        ({"weight_decay": np.inf}, "weight_decay: expected a number of at least 0, got inf"),
+        ({"weight_decay": np.inf}, "weight_decay: expected a number of at least 0 and finite, got"),
         ({"clip_norm": 0}, "clip_norm: expected a number above 0, got 0"),
         ({"max_norm": -2}, "max_norm: expected a number above 0, got -2"),
         ({"dropout": 1.0}, "dropout: expected a number in [0, 1), got 1.0"),

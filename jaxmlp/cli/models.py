@@ -121,6 +121,8 @@ def predict(options: Predict) -> None:
     with bad_input():
         device = select_device(options.device)
         check_new_file("output", options.output, options.overwrite)
+        if options.output.resolve() == Path(options.file).resolve():
+            raise ValueError(f"output: expected another file than the input, got {options.output}")
         model = load_model(options.run, device)
         network = model.network
         inputs = open_inputs(options.file, network.sizes[0], model.features, model.options.target)

@@ -19,7 +19,7 @@ def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: fl
     Computed by dp-accounting from privacy loss distributions: an upper bound that is nearly tight.
 
     Args:
-        noise_multiplier: σ, at least 0.2.
+        noise_multiplier: σ, from 0.2 to two million.
         sampling_rate: q in (0, 1].
         steps: How many steps in all, those of resumed trainings included.
         delta: δ in [1e-12, 1), far below 1/N.
@@ -35,7 +35,7 @@ def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: fl
         Koskela, Jälkö, Honkela, Computing Tight Differential Privacy Guarantees Using FFT, 2020.
         Doroshenko et al., Connect the Dots: Tighter Discrete Approximations, 2022.
     """
-    check_number("noise_multiplier", noise_multiplier, _LEAST_NOISE, math.inf, rounded=False)
+    check_number("noise_multiplier", noise_multiplier, _LEAST_NOISE, 2 * _MOST_NOISE, rounded=False)
     check_sampling(1, sampling_rate)
     check_delta(delta)
     if steps == 0:

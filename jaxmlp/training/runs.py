@@ -177,7 +177,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        version = config.pop("format_version")
+        version = config.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"expected format {FORMAT_VERSION}, got {version!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
