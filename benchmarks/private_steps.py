@@ -33,7 +33,7 @@ OF_PLAIN, DRAWS = 1.25, 1.1
 def loops(sizes: tuple[int, ...], n_examples: int) -> dict[str, Callable[[], Any]]:
     """Return calls of the three loops."""
     network = jaxmlp.Network(sizes, "relu", precision="highest")
-    params = jaxmlp.init(network, jax.random.key(0))
+    params: Any = jaxmlp.init(network, jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (n_examples, sizes[0]))
     batch = Batch(x, jnp.arange(n_examples) % sizes[-1], jnp.ones(n_examples))
     optimizer = optax.sgd(0.1)

@@ -1,5 +1,7 @@
 """Multi-layer perceptrons in JAX with gradients derived by hand, proved, and then used."""
 
+from typing import TYPE_CHECKING, Any
+
 from jaxmlp.backprop import Trace, backward, forward
 from jaxmlp.curvature import (
     Eigenpairs,
@@ -40,13 +42,28 @@ from jaxmlp.training.loop import fit
 from jaxmlp.training.runs import load
 from jaxmlp.verification.checks import check_gradients
 
+if TYPE_CHECKING:
+    from jaxmlp.estimators import MLPClassifier, MLPRegressor
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load the estimators, and with them scikit-learn, where they are asked for (PEP 562)."""
+    if name in ("MLPClassifier", "MLPRegressor"):
+        from jaxmlp import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Eigenpairs",
     "Fit",
     "KroneckerFactors",
     "Layer",
+    "MLPClassifier",
+    "MLPRegressor",
     "Metrics",
     "Network",
     "NoiseScale",

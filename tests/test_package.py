@@ -87,6 +87,7 @@ ROOMS = [
     "environment",
     "plots",
     "progress",
+    "estimators",
     "cli",
     "__main__",
 ]

@@ -74,7 +74,7 @@ class Training:
         self.scaling, self.others = scaling, others
         self.n_examples = len(examples[0])
         self.dtype = np.dtype(params[0].weight.dtype)
-        rows = _bucket(self.n_examples)
+        rows = bucket(self.n_examples)
         self.data: Batch = jax.device_put(padded_batch(*examples, rows))
         size = min(settings.batch_size, rows)  # beyond: nothing but padding
         self.longest = -(-rows // size)
@@ -348,7 +348,7 @@ class Training:
         return cast(params, self.dtype)
 
 
-def _bucket(n_examples: int) -> int:
+def bucket(n_examples: int) -> int:
     """Return the padded number of rows: a power of two up to 65,536, then a multiple of it."""
     if n_examples > _LARGEST_STEP:
         return -(-n_examples // _LARGEST_STEP) * _LARGEST_STEP

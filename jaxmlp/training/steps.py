@@ -89,19 +89,30 @@ def batch_gradient(
     those of the parameters before any step, with the targets as trained for the loss, and the masks
     as drawn. The examples are known to be finite, also those of weight 0.
     """
-    result = _pass_as_trained(network, params, batch, regularization, key, dtype)
-    if regularization.privacy is None:
-        gradient = mean_gradient(network, params, result, batch.weights)
-    else:
-        assert key is not None
-        noise_key = jax.random.fold_in(key, _NOISE)
-        gradient, _ = noised_mean(
-            network, params, result, *regularization.privacy, noise_key, finite_rows=True
-        )
+    result = pass_as_trained(network, params, batch, regularization, key, dtype)
+    gradient = gradient_of_pass(network, params, result, batch.weights, regularization, key)
     return gradient, batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
 
 
-def _pass_as_trained(
+def gradient_of_pass(
+    network: Network,
+    params: Parameters,
+    result: Pass,
+    weights: Array | None,
+    regularization: Regularization,
+    key: Array | None,
+) -> Parameters:
+    """Return the gradient of `batch_gradient` from the pass over its batch, like `params`."""
+    if regularization.privacy is None:
+        return mean_gradient(network, params, result, weights)
+    assert key is not None
+    noise_key = jax.random.fold_in(key, _NOISE)
+    return noised_mean(
+        network, params, result, *regularization.privacy, noise_key, finite_rows=True
+    )[0]
+
+
+def pass_as_trained(
     network: Network,
     params: Parameters,
     batch: Batch,
@@ -338,7 +349,7 @@ def gradient_figures(
     if key is not None:
         key = jax.random.fold_in(key, before)
     half = dtype if params[0].weight.dtype != dtype else None
-    result = _pass_as_trained(network, params, batch, regularization, key, half)
+    result = pass_as_trained(network, params, batch, regularization, key, half)
     gradient = mean_gradient(network, params, result, batch.weights)
     figures = {"gradient_norm": optax.tree.norm(gradient)}
     if regularization.privacy is not None:

@@ -1,0 +1,6 @@
+"""Estimators for scikit-learn: its MLPClassifier and MLPRegressor, trained with our gradient."""
+
+from jaxmlp.estimators.classifier import MLPClassifier
+from jaxmlp.estimators.regressor import MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]

@@ -1,0 +1,350 @@
+"""Our estimators beside scikit-learn's: its own checks, the same losses, the same weights."""
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+import jax
+import joblib
+import numpy as np
+import optax
+import pytest
+import scipy.sparse
+import sklearn.neural_network as theirs
+from cases import compilations
+from sklearn.base import clone
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    make_multilabel_classification,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from jaxmlp import MLPClassifier, MLPRegressor
+
+pytestmark = [
+    pytest.mark.slow,  # on the default Python alone: compiling takes most of it
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
+
+
+def data(load: Callable[..., Any], scaled: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    X, y = load(return_X_y=True)
+    return (scale(X) if scaled else X), y
+
+
+DIGITS = data(load_digits, scaled=False)
+DIGITS = DIGITS[0][:500] / 16, DIGITS[1][:500]
+IRIS = data(load_iris, scaled=False)
+CANCER = data(load_breast_cancer)
+DIABETES = data(load_diabetes)
+DIABETES = DIABETES[0], DIABETES[1] / 100
+
+
+# scikit-learn's own judgement.
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)])
+def test_every_check_of_scikit_learn_passes(estimator):
+    done = 0
+    checks: Any = estimator_checks_generator(estimator)
+    for one, check in checks:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with contextlib.suppress(SkipTest):  # pandas is not installed, or no such method
+                check(one)
+                done += 1
+    assert done > 40
+
+
+def test_the_tests_that_scikit_learn_ships_for_its_own_pass_with_ours(tmp_path):
+    paths = [Path(__file__).parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+    result = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-p", "sklearn_plugin", "-p", "no:cacheprovider",
+            "-W", "ignore", "--pyargs", "sklearn.neural_network.tests.test_mlp",
+            "-c", "/dev/null", "--rootdir", str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
+
+
+# The same losses.
+
+FOLLOWED = {
+    "adam": {"solver": "adam"},
+    "sgd": {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.05},
+    "momentum": {"solver": "sgd", "nesterovs_momentum": False, "learning_rate_init": 0.02},
+    "nesterov": {"solver": "sgd", "learning_rate_init": 0.02},
+    "invscaling": {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.2},
+    "logistic": {"activation": "logistic", "alpha": 0.1},
+    "deep": {"hidden_layer_sizes": (20, 10), "activation": "tanh", "batch_size": 37},
+    "not shuffled": {"shuffle": False, "batch_size": 64},
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.parametrize("task", ["ten classes", "two classes", "numbers"])
+def test_twenty_epochs_in_float64_follow_scikit_learn_s_losses(task, name):
+    settings = {"hidden_layer_sizes": (20,), "max_iter": 20, "random_state": 3} | FOLLOWED[name]
+    kind = "MLPRegressor" if task == "numbers" else "MLPClassifier"
+    X, y = {"ten classes": DIGITS, "two classes": CANCER, "numbers": DIABETES}[task]
+    ours = globals()[kind](**settings).fit(X, y)
+    other = getattr(theirs, kind)(**settings).fit(X, y)
+    assert len(ours.loss_curve_) == 20
+    np.testing.assert_allclose(ours.loss_curve_, other.loss_curve_, rtol=1e-8)
+    for mine, coef in zip(ours.coefs_, other.coefs_, strict=True):
+        np.testing.assert_allclose(mine, coef, rtol=0, atol=1e-6)
+    assert ours.t_ == other.t_ and ours.out_activation_ == other.out_activation_
+
+
+def test_several_outputs_and_labels_follow_too():
+    made: Any = make_multilabel_classification(n_samples=150, random_state=0)
+    X, Y = made
+    settings = {"hidden_layer_sizes": (15,), "max_iter": 20, "random_state": 0}
+    pairs = [
+        (MLPClassifier(**settings), theirs.MLPClassifier(**settings), X, Y),
+        (MLPRegressor(**settings), theirs.MLPRegressor(**settings), X, Y.astype(float)),
+        (
+            MLPRegressor(loss="poisson", **settings),
+            theirs.MLPRegressor(loss="poisson", **settings),
+            scale(X),
+            Y.astype(float),
+        ),
+    ]
+    for ours, other, inputs, targets in pairs:
+        ours.fit(inputs, targets), other.fit(inputs, targets)
+        np.testing.assert_allclose(ours.loss_curve_, other.loss_curve_, rtol=1e-8)
+        np.testing.assert_allclose(ours.predict(inputs), other.predict(inputs), atol=1e-6)
+
+
+def test_a_stop_leaves_everything_as_scikit_learn_s_does():
+    rngs = [np.random.RandomState(0) for _ in range(2)]
+    settings = {"max_iter": 500, "tol": 1e-3, "n_iter_no_change": 4, "solver": "sgd"}
+    ours = MLPClassifier(random_state=rngs[0], learning_rate_init=0.1, **settings).fit(*IRIS)
+    other = theirs.MLPClassifier(random_state=rngs[1], learning_rate_init=0.1, **settings)
+    other.fit(*IRIS)
+    assert ours.n_iter_ == other.n_iter_ < 500
+    assert rngs[0].randint(2**30) == rngs[1].randint(2**30)  # no draw more than its
+    assert ours.best_loss_ == pytest.approx(other.best_loss_, rel=1e-8)
+
+
+def test_early_stopping_and_adaptive_rates_are_followed():
+    for settings in (
+        {"early_stopping": True, "max_iter": 100},
+        {"solver": "sgd", "learning_rate": "adaptive", "max_iter": 300, "learning_rate_init": 0.1},
+    ):
+        ours = MLPClassifier(random_state=1, **settings).fit(*DIGITS)
+        other = theirs.MLPClassifier(random_state=1, **settings).fit(*DIGITS)
+        assert ours.n_iter_ == other.n_iter_
+        np.testing.assert_allclose(ours.loss_curve_, other.loss_curve_, rtol=1e-5)
+        assert ours.validation_scores_ == other.validation_scores_
+        assert (ours.predict(DIGITS[0]) == other.predict(DIGITS[0])).all()
+
+
+# Weights.
+
+EXACT = {
+    "lbfgs": {"solver": "lbfgs", "max_iter": 30},
+    "one unshuffled full batch": {"shuffle": False, "batch_size": 2000, "max_iter": 30},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Got `batch_size`")
+@pytest.mark.parametrize("name", EXACT)
+def test_whole_weights_are_repeated_rows(name):
+    settings = {"hidden_layer_sizes": (5,), "random_state": 0, "activation": "tanh"} | EXACT[name]
+    counts = np.random.RandomState(0).randint(0, 4, len(IRIS[0]))
+    X, y = scale(IRIS[0]), IRIS[1]
+    weighted = MLPClassifier(**settings).fit(X, y, sample_weight=counts)
+    repeated = MLPClassifier(**settings).fit(np.repeat(X, counts, 0), np.repeat(y, counts))
+    for mine, other in zip(weighted.coefs_, repeated.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10 * np.abs(other).max())
+
+
+def test_class_weights_are_sample_weights():
+    X, y = scale(IRIS[0])[:120], IRIS[1][:120]
+    balanced = MLPClassifier(max_iter=10, random_state=0, class_weight="balanced").fit(X, y)
+    each = (len(y) / (3 * np.bincount(y)))[y]
+    same = MLPClassifier(max_iter=10, random_state=0).fit(X, y, sample_weight=each)
+    np.testing.assert_array_equal(balanced.coefs_[0], same.coefs_[0])
+    given = MLPClassifier(max_iter=10, random_state=0, class_weight={2: 3.0}).fit(X, y)
+    assert not np.array_equal(given.coefs_[0], same.coefs_[0])
+
+
+# What scikit-learn's have not got.
+
+
+def test_a_validation_set_of_one_s_own():
+    X, y = DIGITS
+    model: Any = MLPClassifier(max_iter=15, random_state=0)
+    model.fit(X[:400], y[:400], X_val=X[400:], y_val=y[400:])
+    assert len(model.validation_loss_curve_) == 15 and model.validation_scores_ is None
+    assert model.validation_loss_curve_[-1] < model.validation_loss_curve_[0]
+    last = model.per_example_loss(X[400:], y[400:]).mean()
+    assert model.validation_loss_curve_[-1] == pytest.approx(last, rel=1e-12)
+    stopped = MLPClassifier(max_iter=200, random_state=0, early_stopping=True)
+    stopped.fit(X[:400], y[:400], X_val=X[400:], y_val=y[400:])
+    assert stopped.best_validation_score_ == stopped.score(X[400:], y[400:])
+
+
+@pytest.mark.parametrize("solver", ["adamw", "lion", optax.adabelief(1e-2)])
+def test_other_solvers_learn(solver):
+    model = MLPClassifier(solver=solver, learning_rate_init=0.01, max_iter=30, random_state=0)
+    assert model.fit(*DIGITS).score(*DIGITS) > 0.95
+
+
+def test_dropout_and_other_activations_learn():
+    for settings in ({"dropout": 0.3}, {"activation": "gelu"}, {"label_smoothing": 0.1}):
+        model = MLPClassifier(max_iter=40, random_state=0, learning_rate_init=0.005, **settings)
+        assert model.fit(*DIGITS).score(*DIGITS) > 0.95
+        again: Any = clone(model)
+        again.fit(*DIGITS)
+        np.testing.assert_array_equal(model.coefs_[0], again.coefs_[0])
+
+
+def test_losses_and_influences_of_examples():
+    model = MLPClassifier((10,), max_iter=30, random_state=0).fit(*IRIS)
+    losses = model.per_example_loss(*IRIS)
+    proba = model.predict_proba(IRIS[0])
+    np.testing.assert_allclose(losses, -np.log(proba[np.arange(150), IRIS[1]]), rtol=1e-9)
+    scores = model.influence(*IRIS, IRIS[0][:5], IRIS[1][:5])
+    assert scores.shape == (150, 5)
+    np.testing.assert_allclose(np.diag(scores[:5]), model.self_influence(*IRIS)[:5], rtol=1e-9)
+
+
+def test_private_training_says_what_it_spends_and_records_no_loss():
+    pytest.importorskip("dp_accounting")
+    model = MLPClassifier(
+        noise_multiplier=0.8, clip_norm=1.0, delta=1e-4, max_iter=20, batch_size=100,
+        learning_rate_init=0.02, random_state=0,
+    )  # fmt: skip
+    model.fit(*DIGITS)
+    assert 1 < model.epsilon_spent_ < 30
+    assert model.loss_curve_ == [] and not hasattr(model, "loss_")
+    assert model.score(*DIGITS) > 0.5
+    again: Any = clone(model)
+    assert not np.array_equal(model.coefs_[0], again.fit(*DIGITS).coefs_[0])
+
+
+# What is kept.
+
+
+def test_a_fitted_model_is_numpy_arrays_and_goes_through_pickle_and_joblib(tmp_path):
+    model = MLPClassifier(max_iter=5, random_state=0).fit(*DIGITS)
+    leaves = jax.tree.leaves([value for value in vars(model).values()])
+    assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model._optimizer.state))
+    copy = pickle.loads(pickle.dumps(model))
+    joblib.dump(model, tmp_path / "model.joblib")
+    for other in (copy, joblib.load(tmp_path / "model.joblib")):
+        found = other.predict_proba(DIGITS[0])
+        np.testing.assert_array_equal(found, model.predict_proba(DIGITS[0]))
+        other.partial_fit(*DIGITS)
+
+
+def test_nothing_is_compiled_for_another_fold_rate_or_size():
+    X, y = DIGITS
+    MLPClassifier((7,), max_iter=3, random_state=0).fit(X[:400], y[:400]).predict(X[:100])
+    with compilations() as compiled:
+        other = MLPClassifier((7,), max_iter=4, random_state=1, learning_rate_init=0.01, alpha=0.1)
+        other.fit(X[90:], y[90:])
+        other.predict(X[:33])
+        other.score(X[:400], y[:400])
+        assert compiled == []
+
+
+def test_a_grid_search_and_a_pipeline():
+    search = GridSearchCV(
+        make_pipeline(
+            StandardScaler(),
+            MLPClassifier(max_iter=20, random_state=0, learning_rate_init=0.01),
+        ),
+        {"mlpclassifier__alpha": [1e-4, 1e-1]},
+        cv=3,
+        n_jobs=2,
+    )
+    assert search.fit(*IRIS).best_score_ > 0.9
+
+
+def test_float64_is_not_noticed_outside():
+    before = jax.numpy.zeros(1).dtype
+    model = MLPClassifier(max_iter=2).fit(*IRIS)
+    assert model.coefs_[0].dtype == np.float64
+    assert jax.numpy.zeros(1).dtype == before == np.float32
+    fast = MLPClassifier(max_iter=2, dtype="float32").fit(*IRIS)
+    assert fast.coefs_[0].dtype == fast.predict_proba(IRIS[0]).dtype == np.float32
+
+
+def test_sparse_input_is_the_dense_one():
+    X, y = DIGITS
+    dense = MLPClassifier(max_iter=5, random_state=0).fit(X, y)
+    sparse = MLPClassifier(max_iter=5, random_state=0).fit(scipy.sparse.csr_matrix(X), y)
+    np.testing.assert_array_equal(dense.coefs_[0], sparse.coefs_[0])
+
+
+# Bad input.
+
+BAD = {
+    "a device that is not there": ({"device": "gpu"}, "device: expected one that JAX can use, got"),
+    "dropout": ({"dropout": [0.1, 0.2]}, "dropout: expected one rate in [0, 1), or 1 of them, got"),
+    "dropout of lbfgs": (
+        {"dropout": 0.1, "solver": "lbfgs"},
+        "dropout: expected none with the solver lbfgs",
+    ),
+    "clip norm": ({"clip_norm": 1.0}, "clip_norm: expected None without a noise_multiplier, got a"),
+    "noise alone": ({"noise_multiplier": 1.0}, "clip_norm: expected a number with a noise_multip"),
+    "noise and a split": (
+        {"noise_multiplier": 1.0, "clip_norm": 1.0, "early_stopping": True},
+        "early_stopping: expected none with a noise_multiplier",
+    ),
+    "a class that is none": ({"class_weight": {7: 1}}, "class_weight: expected classes of y, got"),
+    "a negative weight": ({"class_weight": {1: -1}}, "class_weight: expected numbers ≥ 0, got -1"),
+    "an unknown solver": ({"solver": "newton"}, "The 'solver' parameter of MLPClassifier must be"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_are_named(name):
+    settings, message = BAD[name]
+    with pytest.raises(ValueError) as raised:
+        MLPClassifier(**settings).fit(*IRIS)
+    assert str(raised.value).startswith(message)
+
+
+def test_bad_validation_sets_and_weights_are_named():
+    X, y = IRIS
+    for arguments, message in (
+        ({"X_val": X}, "X_val, y_val: expected both or neither"),
+        ({"X_val": X, "y_val": y[:5]}, "y_val: expected 150 targets, got 5"),
+        ({"X_val": X, "y_val": y + 5}, "y: expected the classes"),
+        ({"sample_weight": -np.ones(150)}, "sample_weight: expected numbers ≥ 0"),
+        ({"sample_weight": np.zeros(150)}, "Sample weights must contain at least one non-zero"),
+    ):
+        with pytest.raises(ValueError) as raised:
+            MLPClassifier(max_iter=2).fit(X, y, **arguments)
+        assert str(raised.value).startswith(message)
+
+
+def test_convergence_is_warned_of():
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
+        MLPClassifier(max_iter=2).fit(*IRIS)
