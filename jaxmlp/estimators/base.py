@@ -54,17 +54,17 @@ CONSTRAINTS: dict[str, list] = {
     "label_smoothing": [Interval(numbers.Real, 0, 1, closed="left")],
     "device": [StrOptions({"auto", "cpu", "gpu"})],
     "dtype": [StrOptions({"auto", "float32", "float64"})],
-    "noise_multiplier": [None, Interval(numbers.Real, 0, None, closed="neither")],
+    "noise_multiplier": [None, Interval(numbers.Real, 0.2, 1e6, closed="both")],
     "clip_norm": [None, Interval(numbers.Real, 0, None, closed="neither")],
-    "delta": [Interval(numbers.Real, 0, 1, closed="neither")],
+    "delta": [Interval(numbers.Real, 1e-12, 1, closed="left")],
 }
 
 
 class OptimizerState:
     """Where a stochastic solver stands, in NumPy arrays: `partial_fit` goes on from it."""
 
-    def __init__(self, learning_rate: float, state: Any) -> None:
-        self.learning_rate, self.state, self.steps = learning_rate, state, 0
+    def __init__(self, solver: Solver, learning_rate: float, state: Any) -> None:
+        self.solver, self.learning_rate, self.state, self.steps = solver, learning_rate, state, 0
 
 
 class BaseMLP(BaseEstimator):
@@ -123,7 +123,7 @@ class BaseMLP(BaseEstimator):
         """Return X validated, and the targets (N, K) as scikit-learn encodes them."""
         raise NotImplementedError
 
-    def _encoded_targets(self, y: Any) -> np.ndarray:
+    def _encoded_targets(self, y: Any, dtype: Any) -> np.ndarray:
         """Return further targets, as of a validation set, encoded (N, K)."""
         raise NotImplementedError
 
@@ -147,13 +147,14 @@ class BaseMLP(BaseEstimator):
     def _network(self) -> Network:
         """Return the network of the fitted arrays."""
         sizes = [len(self.coefs_[0]), *(len(intercept) for intercept in self.intercepts_)]
-        given = self.activation
-        activation = given if isinstance(given, str) else list(given)
-        names = [activation] if isinstance(activation, str) else activation
-        ours = [_OURS.get(name, name) for name in names]
-        chosen: Any = ours[0] if isinstance(activation, str) else tuple(ours)
+        names = self._activations()
+        chosen: Any = names[0] if isinstance(self.activation, str) else tuple(names)
         network = Network(tuple(sizes), chosen, self._loss_name())
         return exact_products(network) if self.noise_multiplier is not None else network
+
+    def _activations(self) -> list[str]:
+        given = [self.activation] if isinstance(self.activation, str) else list(self.activation)
+        return [_OURS.get(name, str(name)) for name in given]
 
     def _params(self) -> Parameters:
         pairs = zip(self.coefs_, self.intercepts_, strict=True)
@@ -207,15 +208,21 @@ class BaseMLP(BaseEstimator):
         sample_weight = self._with_class_weights(encoded, sample_weight)
         self.n_outputs_ = encoded.shape[1]
         rng = check_random_state(self.random_state)
-        if first_pass:
-            self._initialize([X.shape[1], *hidden, encoded.shape[1]], X.dtype, rng)
-        X = _dense(X)
-        with self._computing(X.dtype, fitting=True):
+        dtype = X.dtype if first_pass else self.coefs_[0].dtype
+        X = _dense(X).astype(dtype, copy=False)
+        with self._computing(dtype, fitting=True):
+            if validation is not None:
+                if self.solver == "lbfgs":
+                    raise ValueError("X_val: expected None with the solver lbfgs, got a set")
+                validation = self._checked_validation(dtype, *validation)
+            # From here on nothing is wrong with what was given: a model that is there may go.
+            for name in ("epsilon_spent_", "loss_"):
+                vars(self).pop(name, None)
+            if first_pass:
+                self._initialize([X.shape[1], *hidden, encoded.shape[1]], dtype, rng)
             if self.solver == "lbfgs":
                 self._fit_lbfgs(X, encoded, sample_weight)
             else:
-                if validation is not None:
-                    validation = self._checked_validation(X.dtype, *validation)
                 self._fit_stochastic(X, encoded, sample_weight, rng, incremental, validation)
         if not all(np.isfinite(array).all() for array in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
@@ -233,11 +240,18 @@ class BaseMLP(BaseEstimator):
             raise ValueError("clip_norm: expected None without a noise_multiplier, got a number")
         rates = self._dropout_rates(hidden)
         if self.solver == "lbfgs":
-            for name, on in (("dropout", any(rates)), ("noise_multiplier", private)):
+            smoothing = getattr(self, "label_smoothing", 0)
+            for name, on in (
+                ("dropout", any(rates)),
+                ("label_smoothing", smoothing),
+                ("noise_multiplier", private),
+            ):
                 if on:
                     raise ValueError(f"{name}: expected none with the solver lbfgs")
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
+        if incremental and isinstance(getattr(self, "class_weight", None), str):
+            raise ValueError("class_weight: expected weights by class in partial_fit, got balanced")
         if private:
             refused = {
                 "early_stopping": self.early_stopping,
@@ -267,7 +281,7 @@ class BaseMLP(BaseEstimator):
         self.n_layers_ = len(sizes)
         self.out_activation_ = self._out_activation()
         self.coefs_, self.intercepts_ = [], []
-        factor = 2.0 if self.activation == "logistic" else 6.0
+        factor = 2.0 if set(self._activations()) == {"sigmoid"} else 6.0
         for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
             bound = np.sqrt(factor / (n_in + n_out))
             self.coefs_.append(rng.uniform(-bound, bound, (n_in, n_out)).astype(dtype))
@@ -276,6 +290,7 @@ class BaseMLP(BaseEstimator):
 
     def _reset_curves(self) -> None:
         self._no_improvement_count = 0
+        self._best = None
         if self.solver == "lbfgs":
             return
         self.loss_curve_ = []
@@ -314,7 +329,7 @@ class BaseMLP(BaseEstimator):
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
         if weights is not None:
             weights = _check_sample_weight(weights, X, dtype=dtype)
-        encoded = self._encoded_targets(y)
+        encoded = self._encoded_targets(y, dtype)
         if len(encoded) != X.shape[0]:
             raise ValueError(f"y_val: expected {X.shape[0]} targets, got {len(encoded)}")
         return _dense(X), encoded, weights
@@ -355,8 +370,13 @@ class BaseMLP(BaseEstimator):
         batch_size = self._batch_size(n_examples)
         solver = Solver(self.solver, bool(self.nesterovs_momentum))
         network, params = self._network(), jax.device_put(self._params())
-        if not incremental or not hasattr(self, "_optimizer"):
-            self._optimizer = OptimizerState(float(self.learning_rate_init), solver.init(params))
+        if (
+            not incremental
+            or getattr(self, "_optimizer", None) is None
+            or (self._optimizer.solver != solver)
+        ):
+            rate = float(self.learning_rate_init)
+            self._optimizer = OptimizerState(solver, rate, solver.init(params))
         optimizer = self._optimizer
         dtype = X.dtype
 
@@ -420,7 +440,7 @@ class BaseMLP(BaseEstimator):
                 np.int32(self._no_improvement_count),
             )
         )
-        order, best_params = np.arange(n_examples), None
+        order = np.arange(n_examples)
         self.n_iter_ = 0
         stopped = False
         try:
@@ -435,7 +455,7 @@ class BaseMLP(BaseEstimator):
                         order = order[rng.permutation(n_examples)] if self.shuffle else order
                         orders.append(order)
                         states.append(rng.get_state() if count > 1 else None)
-                progress, losses, ran = run_epochs(
+                moved, losses, ran = run_epochs(
                     network,
                     progress,
                     examples,
@@ -450,7 +470,8 @@ class BaseMLP(BaseEstimator):
                     solver=solver,
                     batch_size=padding,
                 )
-                ran = int(ran)
+                ran = int(ran)  # where Ctrl-C is seen: what was under way does not count
+                progress = moved
                 if ran < count:  # as if the other permutations had not been drawn
                     rng.set_state(states[ran - 1])
                     order = orders[ran - 1]
@@ -463,7 +484,7 @@ class BaseMLP(BaseEstimator):
                     self._no_improvement_count = int(progress.idle)
                     self.best_loss_ = float(progress.best_loss)
                 if validation is not None and self._validated(network, progress.params, validation):
-                    best_params = jax.device_get(progress.params)
+                    self._best = jax.device_get(progress.params)
                 if self.learning_rate == "invscaling" and self.solver == "sgd":
                     decay = (self.t_ + 1) ** self.power_t
                     optimizer.learning_rate = float(self.learning_rate_init) / decay
@@ -483,8 +504,8 @@ class BaseMLP(BaseEstimator):
             warnings.warn("Training interrupted by user.", stacklevel=4)
         optimizer.state = jax.device_get(progress.optimizer_state)
         optimizer.steps = int(progress.steps)
-        keeps_best = self.early_stopping and best_params is not None
-        self._keep(best_params if keeps_best else progress.params)
+        best_params = getattr(self, "_best", None) if self.early_stopping else None
+        self._keep(progress.params if best_params is None else best_params)
 
     def _batch_size(self, n_examples: int) -> int:
         if self.batch_size == "auto":
@@ -639,7 +660,7 @@ class BaseMLP(BaseEstimator):
         check_is_fitted(self)
         dtype = self.coefs_[0].dtype
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        encoded = self._encoded_targets(y)
+        encoded = self._encoded_targets(y, dtype)
         if len(encoded) != X.shape[0]:
             raise ValueError(f"y: expected {X.shape[0]} targets, got {len(encoded)}")
         return _dense(X), encoded

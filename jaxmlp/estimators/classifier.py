@@ -252,7 +252,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 )
         return X, self._label_binarizer.transform(y).astype(bool)
 
-    def _encoded_targets(self, y: Any) -> np.ndarray:
+    def _encoded_targets(self, y: Any, dtype: Any) -> np.ndarray:
         if type_of_target(y).startswith("multilabel"):
             y = np.asarray(y)
         else:

@@ -204,8 +204,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             raise ValueError("y: expected numbers ≥ 0 for the Poisson loss, got a negative one")
         return X, y.reshape(len(y), -1).astype(X.dtype)
 
-    def _encoded_targets(self, y: Any) -> np.ndarray:
-        y = np.asarray(check_array(y, ensure_2d=False), self.coefs_[0].dtype)
+    def _encoded_targets(self, y: Any, dtype: Any) -> np.ndarray:
+        y = np.asarray(check_array(y, ensure_2d=False), dtype)
         encoded = y.reshape(len(y), -1)
         if encoded.shape[1] != self.n_outputs_:
             raise ValueError(f"y: expected {self.n_outputs_} outputs, got {encoded.shape[1]}")

@@ -19,7 +19,7 @@ import optax
 from jax import Array
 from jax.scipy.special import xlogy
 
-from jaxmlp.batch import Batch
+from jaxmlp.batch import Batch, safe_divide, weighted_sum
 from jaxmlp.evaluation import padded_batch
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters
@@ -103,9 +103,9 @@ def penalized(
     regularization: Regularization = Regularization(),  # noqa: B008 immutable
     key: Array | None = None,
 ) -> tuple[Array, Parameters]:
-    """Return the penalised loss of a batch, as scikit-learn reports it, and its gradient.
+    """Return the penalised loss of a batch, as scikit-learn reports it, and the gradient of ours.
 
-    Of a batch without weight both are 0.
+    They differ by what `reported_losses` says. Of a batch without weight both are 0.
     """
     assert batch.weights is not None
     result = pass_as_trained(network, params, batch, regularization, key, None)
@@ -114,12 +114,11 @@ def penalized(
     if regularization.label_smoothing is None:
         logits = result.trace.preactivations[-1]
         losses = reported_losses(network, logits, losses, batch.targets)
-    weight = jnp.sum(batch.weights)
-    share = jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)
+    share = safe_divide(1, jnp.sum(batch.weights))
     if regularization.privacy is not None:  # as its mean: the batch's own size is private
         share = 1 / regularization.privacy.expected_batch_size
     squares = sum(jnp.sum(layer.weight**2) for layer in params)
-    data = jnp.sum(batch.weights * losses)
+    data = weighted_sum(losses, batch.weights)
     layers = (
         Layer(own.weight + alpha * share * layer.weight, own.bias)
         for own, layer in zip(gradient, params, strict=True)
@@ -127,7 +126,7 @@ def penalized(
     return share * (data + alpha / 2 * squares), tuple(layers)
 
 
-@partial(jax.jit, static_argnames=("solver", "batch_size"), donate_argnames="progress")
+@partial(jax.jit, static_argnames=("solver", "batch_size"))
 def run_epochs(
     network: Network,
     progress: Progress,
@@ -144,7 +143,7 @@ def run_epochs(
 
     Args:
         network: The network.
-        progress: What was reached before; donated.
+        progress: What was reached before.
         examples: All examples, padded with rows of weight 0.
         orders: (E, rows) of the examples' numbers, each row padded with −1.
         numbers: `epochs` to run, at most E, of `steps` each; `tol`, and the number `patience` of
@@ -220,7 +219,7 @@ class Packed:
     ) -> None:
         self.network, self.like = network, params
         n_examples = len(examples[0])
-        step = max(64, 1 << max(0, n_examples.bit_length() - 4))  # at most an eighth of padding
+        step = max(64, 1 << max(0, n_examples.bit_length() - 4))  # little padding
         rows = -(-n_examples // step) * step
         self.examples = jax.device_put(padded_batch(*examples, rows))
         self.alpha = jax.device_put(np.asarray(alpha, params[0].weight.dtype))
