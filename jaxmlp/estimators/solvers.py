@@ -57,8 +57,15 @@ class Solver(NamedTuple):
         numbers: dict[str, Any] = dict.fromkeys(
             ("learning_rate", "momentum", "beta_1", "beta_2", "epsilon"), 0.5
         )
-        tree: Any = params
-        return self.transformation(numbers, 0).init(tree)
+
+        def first(params: Any) -> Any:
+            return self.transformation(numbers, 0).init(params)
+
+        if self.rule not in ("sgd", "adam"):
+            return first(params)
+        # Zeros of these shapes, on the host: computing them would compile eight small programs.
+        shapes = jax.eval_shape(first, params)
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
     def update(self, gradient: Any, state: Any, params: Any, numbers: Any, steps: Any) -> Any:
         """Return what to add to the parameters, and the state after it."""
