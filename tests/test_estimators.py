@@ -34,7 +34,7 @@ from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from jaxmlp import MLPClassifier, MLPRegressor
-from jaxmlp.estimators import base
+from jaxmlp.estimators import stochastic
 
 pytestmark = [
     pytest.mark.slow,  # on the default Python alone: compiling takes most of it
@@ -316,7 +316,7 @@ def test_a_failed_fit_leaves_the_model_as_it_was():
 
 
 def test_ctrl_c_keeps_the_epochs_that_were_done(monkeypatch):
-    right, calls = base.run_epochs, []
+    right, calls = stochastic.run_epochs, []
 
     def interrupted(*args, **options):
         calls.append(1)
@@ -324,7 +324,7 @@ def test_ctrl_c_keeps_the_epochs_that_were_done(monkeypatch):
             raise KeyboardInterrupt
         return right(*args, **options)
 
-    monkeypatch.setattr(base, "run_epochs", interrupted)
+    monkeypatch.setattr(stochastic, "run_epochs", interrupted)
     model = MLPClassifier(max_iter=50, random_state=0)
     with pytest.warns(UserWarning, match=r"^Training interrupted by user"):
         model.fit(*DIGITS)

@@ -14,7 +14,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
-from jaxmlp.estimators.base import CONSTRAINTS, BaseMLP, partially_fits, validation_set
+from jaxmlp.estimators.base import BaseMLP
+from jaxmlp.estimators.parameters import CONSTRAINTS, partially_fits, validation_set
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):

@@ -10,7 +10,8 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, validate_data
 
-from jaxmlp.estimators.base import CONSTRAINTS, BaseMLP, partially_fits, validation_set
+from jaxmlp.estimators.base import BaseMLP
+from jaxmlp.estimators.parameters import CONSTRAINTS, partially_fits, validation_set
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):
