@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 THREADS = 2
-# A row: its title, the worker's task, whether a cache is warm, and the ratio asked for.
+# A row: its title, the worker's task, whether a cache is warm, and the ratio asked for, or None.
 ROWS = [
     ("digits, default settings, cold", "digits", False, 1.1),
+    ("the same of unscaled pixels (fewer epochs)", "unscaled", False, None),
     ("digits, default settings, warm cache", "digits", True, 2.2),
     ("digits, second fit in a process", "second", False, 3.5),
     ("MNIST (128,), 20 epochs, float32", "mnist32", False, 1.7),
@@ -54,13 +55,15 @@ def work(who: str, task: str, data_dir: str | None) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     Classifier = classifier(who)  # noqa: N806 a class
     x, y = load_digits(return_X_y=True)
+    if task != "unscaled":
+        x = x / 16  # the pixels are 0 to 16
     if task == "accuracy":
         train_x, test_x, train_y, test_y = train_test_split(x, y, random_state=0)
         models = [Classifier(random_state=seed).fit(train_x, train_y) for seed in range(SEEDS)]
         return {"accuracy": [float(model.score(test_x, test_y)) for model in models]}
     model = Classifier(random_state=0)
     if task == "second":
-        Classifier(random_state=1, learning_rate_init=0.01).fit(x[::-1][:1500] + 1, y[::-1][:1500])
+        Classifier(random_state=1, learning_rate_init=0.01).fit(x[::-1][:1500] + 0.1, y[::-1][:1500])
     if task.startswith("mnist"):
         from jaxmlp.data import load_dataset
 
@@ -134,13 +137,13 @@ def main() -> None:
             pairs = zip(*times.values(), strict=True)
             ratio = statistics.median(theirs / ours for theirs, ours in pairs)
             theirs, ours = (statistics.median(values) for values in times.values())
-            verdict = "" if ratio >= bound else " MISSED"
-            print(
-                f"  {title:<42} {theirs:8.2f} {ours:8.2f} {ratio:7.2f}  at least {bound}{verdict}",
-                flush=True,
-            )
-            if verdict:
-                missed.append(title)
+            note = ""
+            if bound is not None:
+                note = f"  at least {bound}"
+                if ratio < bound:
+                    note += " MISSED"
+                    missed.append(title)
+            print(f"  {title:<42} {theirs:8.2f} {ours:8.2f} {ratio:7.2f}{note}", flush=True)
     if missed:
         sys.exit(f"missed: {'; '.join(missed)}")
 

@@ -46,10 +46,7 @@ class Solver(NamedTuple):
             momentum = optax.trace(numbers["momentum"], nesterov=self.nesterov)
             return optax.chain(optax.scale(-1 * numbers["learning_rate"]), momentum)
         if self.rule == "adam":
-            beta_2 = numbers["beta_2"]
-            epsilon = numbers["epsilon"] / jnp.sqrt(1 - beta_2 ** (steps + 1))
-            moments = optax.scale_by_adam(numbers["beta_1"], beta_2, epsilon)
-            return optax.chain(moments, optax.scale(-1 * numbers["learning_rate"]))
+            return adam(numbers, steps)
         return optimizer_named(self.rule) if isinstance(self.rule, str) else self.rule
 
     def init(self, params: Parameters) -> Any:
@@ -72,6 +69,39 @@ class Solver(NamedTuple):
         if self.rule in OPTIMIZERS and self.rule not in ("sgd", "adam"):
             state = with_numbers(state, {"learning_rate": numbers["learning_rate"]})
         return self.transformation(numbers, steps).update(gradient, state, params)
+
+
+class Moments(NamedTuple):
+    """The state of `adam`: running means of the gradient and of its square."""
+
+    first: Parameters
+    second: Parameters
+
+
+def adam(numbers: dict[str, Any], steps: Any) -> optax.GradientTransformation:
+    """Return scikit-learn's Adam: the bias of both moments is corrected in the learning rate.
+
+    ε is then relative to the uncorrected second moment, unlike in `optax.adam`; and an element
+    takes one division and one root.
+    """
+    beta_1, beta_2 = numbers["beta_1"], numbers["beta_2"]
+    rate = numbers["learning_rate"] * jnp.sqrt(1 - beta_2 ** (steps + 1))
+    rate = rate / (1 - beta_1 ** (steps + 1))
+
+    def init(params: Any) -> Moments:
+        return Moments(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradient: Any, state: Moments, params: Any = None) -> tuple[Any, Moments]:
+        del params
+        first = optax.tree.update_moment(gradient, state.first, beta_1, 1)
+        second = optax.tree.update_moment(gradient, state.second, beta_2, 2)
+
+        def change(first: Array, second: Array) -> Array:
+            return -rate * first / (jnp.sqrt(second) + numbers["epsilon"])
+
+        return jax.tree.map(change, first, second), Moments(first, second)
+
+    return optax.GradientTransformation(init, update)
 
 
 class Progress(NamedTuple):
