@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import CLIP, NOISE, RATE, THREADS, Offer, serve
+from benchmarks.machine import THREADS
+from benchmarks.peers import CLIP, NOISE, RATE, Offer, seconds
+from benchmarks.processes import serve, versions
 
 MICROBATCH = {"vmap(grad)": 32, "jax_privacy": 128}  # the fastest of 8, 32 and 128
 
@@ -313,6 +315,23 @@ WORKERS = {
 }
 
 
+def begin() -> Callable[[Any], Any]:
+    """Return what answers: None by what is offered, its values written; a quantity by its time."""
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    with np.load(folder / "problem.npz") as archive:
+        problem = dict(archive)
+    offer = WORKERS[name](problem)
+    np.savez(folder / f"{name}.npz", allow_pickle=False, **offer.values)  # pyright: ignore
+    for call in offer.calls.values():
+        call()
+
+    def handle(question: Any) -> Any:
+        if question is None:
+            return {"versions": versions(*offer.packages), "calls": list(offer.calls)}
+        return seconds(offer.calls[question])
+
+    return handle
+
+
 if __name__ == "__main__":
-    name, folder = sys.argv[1:]
-    serve(WORKERS[name], name, Path(folder))
+    serve(begin)

@@ -1,17 +1,12 @@
 """What a private step costs beside a plain one, and beside drawing its noise.
 
-    python -m benchmarks.private_steps [--rounds 15]
-
 Each row times three loops of 20 steps, compiled, blocked and warmed up, in turn: our plain step,
 our private step (the gradient clipped, noised and applied), and the noise alone. At the first shape
 the private step may take 1.25 of the plain one; elsewhere it may take the plain one and 1.1 draws
-of its noise, which depends on the network and not on the batch. Exit status 1 where a bound is
-missed.
+of its noise, which depends on the network and not on the batch.
 """
 
-import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxmlp
+from benchmarks.rows import Row, measured
 from jaxmlp.batch import Batch
 from jaxmlp.privacy.gradient import gaussian_noise
 from jaxmlp.training.steps import Privacy, Regularization, TrainingState, training_step
@@ -68,41 +64,32 @@ def loops(sizes: tuple[int, ...], n_examples: int) -> dict[str, Callable[[], Any
     }
 
 
-def main() -> None:
-    """Print a row for every shape; exit 1 where a bound is missed."""
-    parser = argparse.ArgumentParser(description="Time private steps against plain ones.")
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    print(f"relu, milliseconds a step, jax {jax.__version__}, {jax.devices()[0].device_kind}")
-    print(f"{'network':<14} {'batch':>6} {'plain':>8} {'noise':>8} {'private':>8}  of plain  draws")
-    missed = []
-    for sizes, n_examples in SHAPES:
+def rows(quick: bool) -> list[Row]:
+    """Return the times of the three loops, and what a private step costs beside the others."""
+    result = []
+    for sizes, n_examples in SHAPES[-1:] if quick else SHAPES:
         calls = loops(sizes, n_examples)
         times: dict[str, list[float]] = {name: [] for name in calls}
         for call in calls.values():
             jax.block_until_ready(call())
-        for _ in range(options.rounds):
+        for _ in range(1 if quick else 15):
             for name, call in calls.items():
                 begin = time.perf_counter()
                 jax.block_until_ready(call())
                 times[name].append((time.perf_counter() - begin) / STEPS)
+        case = f"{'-'.join(map(str, sizes))} relu B={n_examples}"
+        for name, values in times.items():
+            milliseconds = measured([1e3 * value for value in values])
+            name = f"{name} step in a loop" if name != "noise" else "noise in a loop"
+            result.append(Row("quantities", case, name, "jaxmlp", "ms", **milliseconds))
         rounds = list(zip(*times.values(), strict=True))
         ratio = statistics.median(private / plain for plain, private, _ in rounds)
         draws = statistics.median((private - plain) / noise for plain, private, noise in rounds)
-        shape = "-".join(map(str, sizes))
-        plain, private, noise = (1e3 * statistics.median(values) for values in times.values())
         first = (sizes, n_examples) == SHAPES[0]
-        within = ratio <= OF_PLAIN if first else draws <= DRAWS
-        verdict = f"  at most {OF_PLAIN} of plain" if first else f"  at most {DRAWS} draws"
-        print(
-            f"{shape:<14} {n_examples:>6} {plain:8.3f} {noise:8.3f} {private:8.3f}  {ratio:8.2f} "
-            f"{draws:6.2f}{verdict}{'' if within else ' MISSED'}"
-        )
-        if not within:
-            missed.append(f"{shape}, {n_examples}")
-    if missed:
-        sys.exit(f"missed: {'; '.join(missed)}")
-
-
-if __name__ == "__main__":
-    main()
+        result += [
+            Row("quantities", case, "private step, of a plain one's time", "jaxmlp", "×", ratio,
+                bound=f"≤ {OF_PLAIN}" if first else ""),
+            Row("quantities", case, "private beyond plain, in draws of noise", "jaxmlp", "×", draws,
+                bound="" if first else f"≤ {DRAWS}"),
+        ]  # fmt: skip
+    return result

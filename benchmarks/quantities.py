@@ -1,17 +1,13 @@
 """What each quantity costs beside our own gradient, in one run, and what it takes of memory.
 
-    python -m benchmarks.quantities [--sizes 784 800 800 10] [--batch-sizes 128 512] [--rounds 15]
-
 Every function is timed blocked and warmed up, in rounds that go through all of them in turn. Its
 time in a round is the least of five calls, as what disturbs one only adds to it; a ratio is the
 median over the rounds of its time over the gradient's in the same round. The products
 with the Hessian and the Gauss–Newton matrix stand beside those of automatic differentiation, after
-both were compared. Exit status 1 where a ratio is above its bound.
+both were compared.
 """
 
-import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmlp
+from benchmarks.rows import Row, measured
 
-# Of our own gradient's time, at 784-800-800-10.
+SIZES = (784, 800, 800, 10)
+# Of our own gradient's time.
 BOUNDS = {
     "norms": 0.65,
     "gradient and norms": 1.05,
@@ -151,17 +149,12 @@ def memory() -> tuple[float, float, float]:
     )
 
 
-def main() -> None:
-    """Print both tables; exit 1 where a bound is missed."""
-    parser = argparse.ArgumentParser(description="Time every quantity against the gradient.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[784, 800, 800, 10])
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    network = jaxmlp.Network(options.sizes)
+def rows(quick: bool) -> list[Row]:
+    """Return the time of every quantity, its ratio to the gradient's, and the memory."""
+    network = jaxmlp.Network((784, 32, 10) if quick else SIZES)
     params, vector = (jaxmlp.init(network, jax.random.key(seed)) for seed in (0, 1))
-    missed = []
-    for size in options.batch_sizes:
+    result = []
+    for size in (32,) if quick else (128, 512):
         rng = np.random.default_rng(0)
         x = jax.device_put(rng.normal(size=(size, network.sizes[0])).astype(np.float32))
         t = jax.device_put(rng.integers(network.sizes[-1], size=size).astype(np.int32))
@@ -170,26 +163,29 @@ def main() -> None:
         # Compiled, as in anybody's step: the checks of the arguments, 0.1 to 0.4 ms, are not timed.
         ours = {name: jax.jit(function) for name, function in ours.items()}
         named = ours | {f"{name}, jax's": function for name, function in theirs.items()}
-        times = timed(named, (params, x, t), options.rounds)
-        shape = "-".join(map(str, network.sizes))
-        device = jax.devices()[0].device_kind
-        print(f"{shape} sigmoid, {size} examples, jax {jax.__version__}, {device}")
+        times = timed(named, (params, x, t), 1 if quick else 15)
+        case = f"{'-'.join(map(str, network.sizes))} sigmoid B={size}"
         for name, values in times.items():
-            ratio = statistics.median(a / b for a, b in zip(values, times["gradient"], strict=True))
-            bound = BOUNDS.get(name) if tuple(options.sizes) == (784, 800, 800, 10) else None
-            verdict = "" if bound is None else f"  bound {bound}"
-            if bound is not None and ratio > bound:
-                missed.append(f"{name} at {size}")
-                verdict += " MISSED"
-            print(f"  {name:<38} {statistics.median(values) * 1e3:8.2f} ms  {ratio:5.2f}{verdict}")
-    gradient, clipped, each = memory()
-    print("5120-2560-1280, 32 examples, temporaries and results by XLA's own analysis")
-    print(f"  gradient {gradient:.0f} MB, clipped sum {clipped:.0f} MB, vmap(grad) {each:.0f} MB")
-    if clipped > 1.05 * gradient:
-        missed.append("memory")
-    if missed:
-        sys.exit(f"missed: {', '.join(missed)}")
-
-
-if __name__ == "__main__":
-    main()
+            who = "jax" if name.endswith(", jax's") else "jaxmlp"
+            name = name.removesuffix(", jax's")
+            milliseconds = measured([1e3 * value for value in values])
+            result.append(Row("quantities", case, name, who, "ms", **milliseconds))
+            pairs = zip(values, times["gradient"], strict=True)
+            bound = f"≤ {BOUNDS[name]}" if who == "jaxmlp" and name in BOUNDS else ""
+            ratio = statistics.median(a / b for a, b in pairs)
+            of = f"{name}, of our gradient's time"
+            result.append(Row("quantities", case, of, who, "×", ratio, bound=bound))
+    if not quick:
+        gradient, clipped, each = memory()
+        case = "5120-2560-1280 sigmoid B=32"
+        for who, name, value in (
+            ("jaxmlp", "gradient", gradient),
+            ("jaxmlp", "clipped sum", clipped),
+            ("vmap(jax.grad)", "clipped sum", each),
+        ):
+            result.append(Row("quantities", case, f"{name}, memory by XLA", who, "MB", value))
+        of = "clipped sum, of the gradient's memory"
+        result.append(
+            Row("quantities", case, of, "jaxmlp", "×", clipped / gradient, bound="≤ 1.05")
+        )
+    return result

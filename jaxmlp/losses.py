@@ -16,6 +16,7 @@ with y = softmax(z) and s = Σ_k t_k, which need not be 1. The Hessian in z is s
 softmax cross-entropy, and diagonal for the others: σ(z)σ(−z), 1 and e^z.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from jax import Array
 from jaxmlp.activations import ACTIVATIONS
 
 _softplus = ACTIVATIONS["softplus"].function
+# Powers of 2, so that adding them to a number below their negative is exact, with e^−lift normal.
+_LIFTS = {"bfloat16": 64, "float16": 8, "float32": 64, "float64": 512}
 
 
 class Loss(NamedTuple):
@@ -52,8 +55,8 @@ class Loss(NamedTuple):
 class _Softmax(NamedTuple):
     """The softmax of z in parts that keep their digits.
 
-    With a = argmax z and e_j = e^{z_j − z_a}: `shift` z_a, `log_total` log Σ e_j, `y` = e_j / Σ e
-    and `rest` = Σ_{i≠j} y_i, which is 1 − y_j without the cancellation at j = a.
+    With m = max z and e_j = e^{z_j − m}: `shift` m, `log_total` log Σ e_j, `y` = e_j / Σ e and
+    `rest` = Σ_{i≠j} y_i, which is 1 − y_j without the cancellation where e_j = 1.
     """
 
     shift: Array
@@ -63,21 +66,25 @@ class _Softmax(NamedTuple):
 
 
 def _softmax(z: Array) -> _Softmax:
-    # The index a and the shifts are constants to a derivative, e_a = 1 is not: the expressions
-    # hold for any constants, so they may be differentiated again. The others are summed relative
-    # to their own largest, the runner-up: beside e_a = 1 the smaller of them could be flushed to 0.
-    largest = jnp.arange(z.shape[0]) == jnp.argmax(z)
+    # All that is compared or found the largest is a constant to a derivative: e_j − 1 is exactly 0
+    # where z_j = m, its derivative is not. So the expressions may be differentiated again.
     shift = jax.lax.stop_gradient(jnp.max(z))
+    largest = z == shift
+    ties = jnp.sum(largest.astype(z.dtype)) - 1
+    # Where all others are small they are summed e^lift times as large: beside e_j = 1 each of them
+    # could be below the normal numbers, and flushed to 0, where their sum is not.
+    most = _LIFTS[z.dtype.name]
     runner_up = jax.lax.stop_gradient(jnp.max(jnp.where(largest, jnp.finfo(z.dtype).min, z)))
-    # By its root, twice: the ratio itself may be below the normal numbers where the sum is not.
-    root = jnp.exp((runner_up - shift) / 2)
-    others = jnp.where(largest, 0, jnp.exp(jnp.where(largest, 0, z - runner_up)))
-    tail = root * (root * jnp.sum(others))
-    head_minus_one = jnp.sum(jnp.where(largest, jnp.expm1(z - shift), 0))
-    total = 1 + head_minus_one + tail
-    e = jnp.where(largest, 1 + head_minus_one, root * (root * others))
-    rest = jnp.where(largest, tail, total - e) / total
-    return _Softmax(shift, jnp.log1p(head_minus_one + tail), e / total, rest)
+    small = runner_up - shift < -most
+    scale = jnp.where(small, jnp.asarray(math.exp(-most), z.dtype), 1)
+    lifted = jnp.exp((z - shift) + jnp.where(largest | ~small, 0, most))
+    others = jnp.where(largest, (lifted - 1) / scale, lifted)
+    tail = scale * jnp.sum(others) + ties
+    others = scale * others
+    total = 1 + tail
+    rest = (jnp.where(largest, tail, total) - others) / total
+    y = jnp.where(largest, 1 + others, others) / total
+    return _Softmax(shift, jnp.log1p(tail), y, rest)
 
 
 def _is_class(t: Array) -> bool:

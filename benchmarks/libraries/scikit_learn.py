@@ -1,0 +1,58 @@
+"""scikit-learn's MLPClassifier: `partial_fit` over the examples in their order."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.neural_network import MLPClassifier
+
+from benchmarks.libraries import Trainer
+from benchmarks.problems import BATCH, CLASSES, HIDDEN, RATE, Problem
+
+
+def partial_fit(problem: Problem, device: str) -> Trainer:
+    """Return one pass over the rows of all steps, which it cuts into batches itself."""
+    if device != "cpu":
+        raise RuntimeError("has no GPU")
+    case = problem.case
+    rows = problem.order.reshape(-1)
+    inputs, classes = problem.inputs[rows], problem.classes[rows]
+    model = MLPClassifier(
+        case.sizes[1:-1],
+        solver="sgd",
+        alpha=0.0,
+        batch_size=case.batch_size,
+        learning_rate_init=RATE,
+        momentum=0.0,
+        nesterovs_momentum=False,
+        shuffle=False,
+    )
+    model.partial_fit(
+        inputs[: case.batch_size], classes[: case.batch_size], classes=np.arange(CLASSES)
+    )
+    # The steps before: its optimiser holds these very arrays.
+    for ours, weight in zip(model.coefs_, problem.weights, strict=True):
+        ours[...] = weight.T
+    for ours, bias in zip(model.intercepts_, problem.biases, strict=True):
+        ours[...] = bias
+
+    def params() -> list[np.ndarray]:
+        pairs = zip(model.coefs_, model.intercepts_, strict=True)
+        return [array for weight, bias in pairs for array in (weight.T, bias)]
+
+    def steps() -> None:
+        model.partial_fit(inputs, classes)
+
+    return Trainer(steps, params)
+
+
+def accurate(data: Any, seed: int, epochs: int, device: str) -> float:
+    """Return the accuracy on the test images after the first epoch that brings it to 98 %."""
+    x, test_x = (data[name].astype(np.float32) / np.float32(255) for name in ("x", "test_x"))
+    model = MLPClassifier((HIDDEN,), batch_size=BATCH, random_state=seed)
+    accuracy = 0.0
+    for _ in range(epochs):
+        model.partial_fit(x, data["t"], classes=np.arange(CLASSES))
+        accuracy = float(model.score(test_x, data["test_t"]))
+        if accuracy >= 0.98:
+            break
+    return accuracy

@@ -1,0 +1,144 @@
+"""The machine that is measured: which it is, its threads, and how fast it can be at best."""
+
+import functools
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+THREADS = 2
+_SECONDS = 0.05  # of one product, at each trial
+_TRIALS = 5
+
+
+def pin() -> None:
+    """Keep this process to two cores, where that can be said: XLA makes a thread for each core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+
+@functools.cache
+def commit() -> str:
+    """Return the commit that is measured, with a + where files differ from it."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        return result.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "jaxmlp")
+    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+@functools.cache
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def device_name(device: str) -> str:
+    """Return the device in words."""
+    if device == "cpu":
+        return f"{processor()}, {THREADS} threads"
+    import jax
+
+    return jax.devices()[0].device_kind
+
+
+def _rate(multiply: Callable[[], Any], flops: int) -> float:
+    """Return additions and multiplications a second: the best of some trials."""
+    multiply()
+    best = 0.0
+    for _ in range(_TRIALS):
+        count, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < _SECONDS:
+            multiply()
+            count += 1
+        best = max(best, count * flops / (time.perf_counter() - begin))
+    return best
+
+
+def numpy_rate(shape: tuple[int, int, int]) -> float:
+    """Return the rate of a product (n, k) (k, m) in float32 by NumPy."""
+    n, k, m = shape
+    rng = np.random.default_rng(0)
+    a, b = (rng.random(s, np.float32) for s in ((n, k), (k, m)))
+    out = np.empty((n, m), np.float32)
+    return _rate(lambda: np.matmul(a, b, out=out), 2 * n * k * m)
+
+
+def xla_rate(shape: tuple[int, int, int]) -> float:
+    """Return the same by XLA, in the best of both orientations, several products in one program."""
+    import jax
+    import jax.numpy as jnp
+
+    n, k, m = shape
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.random(s, np.float32)) for s in ((n, k), (k, m)))
+    repeats = max(1, int(2e9 / (2 * n * k * m)))
+
+    def chain(product: Callable[[Any, Any], Any], a: Any, b: Any) -> Callable[[], Any]:
+        @jax.jit
+        def run(a: Any, b: Any) -> Any:
+            def step(_: Any, carry: Any) -> Any:
+                a, total = carry
+                total = product(a, b)
+                # The next product waits for this one: one entry of an operand is from its result.
+                return a.at[0, 0].set(total[0, 0] * 1e-30), total
+
+            return jax.lax.fori_loop(0, repeats, step, (a, product(a, b)))
+
+        return lambda: jax.block_until_ready(run(a, b))
+
+    flops = 2 * n * k * m * (repeats + 1)
+    plain = chain(lambda a, b: a @ b, a, b)
+    turned = chain(lambda a, b: a.T @ b, jnp.asarray(np.asarray(a).T.copy()), b)
+    return max(_rate(plain, flops), _rate(turned, flops))
+
+
+def torch_rate(shape: tuple[int, int, int], device: str = "cpu") -> float:
+    """Return the same by PyTorch."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    n, k, m = shape
+    a, b = torch.rand(n, k, device=device), torch.rand(k, m, device=device)
+    out = torch.empty(n, m, device=device)
+
+    def multiply() -> None:
+        torch.mm(a, b, out=out)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return _rate(multiply, 2 * n * k * m)
+
+
+RATES: dict[str, Callable[[tuple[int, int, int]], float]] = {
+    "NumPy": numpy_rate,
+    "XLA": xla_rate,
+    "PyTorch": torch_rate,
+}
+
+
+def copy_bandwidth() -> float:
+    """Return bytes read and written a second by a copy of 256 MB."""
+    source = np.ones(2**25)
+    target = np.empty_like(source)
+    np.copyto(target, source)
+    times = []
+    for _ in range(_TRIALS):
+        begin = time.perf_counter()
+        np.copyto(target, source)
+        times.append(time.perf_counter() - begin)
+    return 2 * source.nbytes / statistics.median(times)

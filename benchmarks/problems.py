@@ -1,0 +1,83 @@
+"""What every library is given: the same data, initial weights, batches and learning rate.
+
+All of it is drawn from a seed, in every process anew. Data are random bytes from 1 to 255, none of
+them zero, as inputs of 60,000 images would come; labels are random classes.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RATE = 0.01
+CLASSES = 10
+# Of the networks that are trained to an accuracy: 784-HIDDEN-10 by Adam, PEAK of one cycle.
+HIDDEN, BATCH, PEAK, SMOOTHING = 256, 256, 0.01, 0.1
+
+
+class Case(NamedTuple):
+    """A network (D, H, ..., K) with ReLU units, trained by plain SGD on softmax cross-entropy.
+
+    `steps` are done in one round, of batches of `batch_size` out of `n_examples`.
+    """
+
+    sizes: tuple[int, ...]
+    batch_size: int
+    steps: int
+    n_examples: int = 60000
+
+    @property
+    def name(self) -> str:
+        """Its shape and its batch, as rows name them."""
+        return f"{'-'.join(map(str, self.sizes))} B={self.batch_size}"
+
+    @property
+    def products(self) -> list[tuple[int, int, int]]:
+        """The products of matrices (n, k) (k, m) that a step needs, as (n, k, m)."""
+        batch, shapes = self.batch_size, []
+        for number, (n_in, n_out) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
+            shapes += [(batch, n_in, n_out), (n_out, batch, n_in)]
+            if number:
+                shapes.append((batch, n_out, n_in))
+        return shapes
+
+    @property
+    def flops(self) -> int:
+        """Additions and multiplications of those products, a step."""
+        return sum(2 * n * k * m for n, k, m in self.products)
+
+
+class Problem(NamedTuple):
+    """The arrays of a case: `weights` (out, in) and `biases` of each layer, `order` (steps, B)."""
+
+    case: Case
+    pixels: np.ndarray
+    classes: np.ndarray
+    weights: list[np.ndarray]
+    biases: list[np.ndarray]
+    order: np.ndarray
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """(N, D) in float32, from 1/255 to 1."""
+        return self.pixels.astype(np.float32) * np.float32(1 / 255)
+
+
+def case_of(request: dict[str, Any]) -> Case:
+    """Return the case that a request names."""
+    return Case(**(request | {"sizes": tuple(request["sizes"])}))
+
+
+def problem(case: Case) -> Problem:
+    """Return the arrays of a case."""
+    rng = np.random.default_rng(0)
+    inputs, outputs = case.sizes[0], case.sizes[-1]
+    pixels = rng.integers(1, 256, (case.n_examples, inputs), np.uint8)
+    classes = rng.integers(outputs, size=case.n_examples).astype(np.int32)
+    weights, biases = [], []
+    for n_in, n_out in zip(case.sizes[:-1], case.sizes[1:], strict=True):
+        weights.append((rng.normal(size=(n_out, n_in)) * n_in**-0.5).astype(np.float32))
+        biases.append((rng.normal(size=n_out) * 0.1).astype(np.float32))
+    rows = case.steps * case.batch_size
+    orders = [rng.permutation(case.n_examples) for _ in range(-(-rows // case.n_examples))]
+    order = np.concatenate(orders)[:rows].reshape(case.steps, case.batch_size).astype(np.int32)
+    return Problem(case, pixels, classes, weights, biases, order)

@@ -1,0 +1,111 @@
+"""A row of results: what was measured of whom, and what is asked of it; kept as CSV."""
+
+import csv
+import datetime
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class Row(NamedTuple):
+    """A figure with the 20th and 80th percentile and the least of its rounds.
+
+    `share` is the part of the machine's limit that it reaches. `bound` is "" or what is asked, as
+    "≥ 0.97" or "≤ 1.8". A figure that there is none of has a `note` that says why.
+    """
+
+    suite: str
+    case: str
+    quantity: str
+    who: str
+    unit: str
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    least: float | None = None
+    share: float | None = None
+    bound: str = ""
+    note: str = ""
+    versions: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is asked is there; nothing is asked of a figure that there is none of."""
+        if not self.bound or self.median is None:
+            return True
+        sense, number = self.bound.split()
+        limit = float(number)
+        return self.median >= limit if sense == "≥" else self.median <= limit
+
+
+class Context(NamedTuple):
+    """What all rows of a run have in common."""
+
+    date: str
+    commit: str
+    device: str
+    precision: str
+    jax: str
+    quick: bool
+
+
+def context(device: str, commit: str, jax: str, quick: bool) -> Context:
+    """Return the context of a run that begins now."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Context(now, commit, device, "float32", jax, quick)
+
+
+def measured(values: Sequence[float]) -> dict[str, float]:
+    """Return the fields of a row from the figures of its rounds."""
+    low, high = np.percentile(values, [20, 80])
+    return {
+        "median": statistics.median(values),
+        "low": float(low),
+        "high": float(high),
+        "least": min(values),
+    }
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append(rows: Sequence[Row], about: Context, folder: Path = RESULTS) -> Path:
+    """Append rows to the file of their suite, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{rows[0].suite}.csv"
+    fields = [*Row._fields, *Context._fields]
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(fields)
+        for row in rows:
+            values = (f"{v:.6g}" if isinstance(v, float) else v for v in (*row, *about))
+            writer.writerow(["" if value is None else value for value in values])
+    return path
+
+
+def latest(suite: str, folder: Path = RESULTS) -> tuple[list[Row], Context] | None:
+    """Return the rows of a suite's last whole run, and their context; None where there is none."""
+    path = folder / f"{suite}.csv"
+    records = _read(path) if path.exists() else []
+    records = [record for record in records if record["quick"] == "False"]
+    if not records:
+        return None
+    last = [record for record in records if record["date"] == records[-1]["date"]]
+    rows = []
+    for record in last:
+        numbers = {
+            name: float(record[name]) if record[name] else None
+            for name in ("median", "low", "high", "least", "share")
+        }
+        words = {name: record[name] for name in Row._fields if name not in numbers}
+        rows.append(Row(**words, **numbers))  # pyright: ignore[reportArgumentType]
+    words = {name: last[0][name] for name in Context._fields if name != "quick"}
+    return rows, Context(**words, quick=False)

@@ -1,0 +1,329 @@
+"""The suites `epoch`, `small`, `gradients` and `memory`: every library's steps, side by side.
+
+Run as a module it is the worker of one library.
+"""
+
+import math
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.libraries import GRADIENTS, LIBRARIES, Trainer, trainer
+from benchmarks.limits import Limits
+from benchmarks.problems import Case, case_of, problem
+from benchmarks.processes import Unanswered, Worker, serve, timed, versions
+from benchmarks.rows import Row, measured
+
+PACKAGES = {
+    "ours": ("jax", "optax"),
+    "jax_grad": ("jax", "optax"),
+    "flax_nnx": ("flax",),
+    "equinox_": ("equinox",),
+    "pytorch": ("torch",),
+    "scikit_learn": ("scikit-learn",),
+}
+OURS = "jaxmlp"
+OURS_TOO = "hand backward, scan"
+IDENTICAL = "jax.grad + optax, scan"
+# Of the largest entry of a layer's weights or biases after the steps of one round.
+EQUAL = 1e-3
+EPOCH = 60000  # examples
+# torch.compile takes ten seconds and more for each of them.
+COMPILED_AT = {(128, 128), (1024, 128)}  # (H, B), one hidden layer
+_ROUND = 0.15  # seconds of arithmetic in a round, at a rate that is about right
+_ABOUT = 1.2e11  # additions and multiplications a second
+
+
+def steps_of(sizes: tuple[int, ...], batch_size: int, most: int = 1000) -> int:
+    """Return how many steps a round has."""
+    flops = Case(sizes, batch_size, 1).flops
+    return max(3, min(most, round(_ROUND * _ABOUT / flops)))
+
+
+def epoch_cases(quick: bool) -> list[Case]:
+    """Return the cases of MNIST's shape."""
+    widths, batches = ((128,), (128,)) if quick else ((32, 128, 512, 1024), (32, 128, 1024))
+    return [
+        Case(sizes, batch, 10 if quick else steps_of(sizes, batch), EPOCH)
+        for width in widths
+        for sizes in ((784, width, 10), (784, width, width, 10))
+        for batch in batches
+    ]
+
+
+def small_cases(quick: bool) -> list[Case]:
+    """Return the cases of small networks, of digits' shape."""
+    sizes = ((64, 32, 10),) if quick else ((64, 32, 10), (64, 32, 32, 10))
+    return [Case(own, 32, 20 if quick else 2000, 1797) for own in sizes]
+
+
+class Worked:
+    """The workers of all libraries, and one case at a time with each of them."""
+
+    def __init__(self, device: str, names: Sequence[str], table: str = "training") -> None:
+        self.workers = {
+            who: Worker("benchmarks.training", who, device, table, device=device) for who in names
+        }
+        self.missing: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self.compiling: dict[str, float | None] = {}
+
+    def build(self, case: Case, folder: Path) -> dict[str, str]:
+        """Have every library do the steps once; return who cannot or does not agree, and why."""
+        failed = dict(self.missing)
+        values: dict[str, list[np.ndarray]] = {}
+        for number, (who, worker) in enumerate(self.workers.items()):
+            if who in failed:
+                continue
+            one_layer = len(case.sizes) == 3
+            at = (case.sizes[1], case.batch_size)
+            if who == "PyTorch, torch.compile" and not (one_layer and at in COMPILED_AT):
+                failed[who] = "not compiled for this case"
+                continue
+            path = folder / f"{number}.npz"
+            try:
+                answer = worker.ask({"case": case._asdict(), "path": str(path)})
+            except Unanswered as error:
+                failed[who] = str(error)
+                if "not installed" in failed[who] or worker.process.poll() is not None:
+                    self.missing[who] = failed[who]
+                continue
+            self.compiling[who] = answer["compiling"]
+            self.versions[who] = answer["versions"]
+            with np.load(path) as archive:
+                values[who] = [archive[name] for name in archive.files]
+        for who, theirs in values.items():
+            for ours, other in zip(values.get(OURS, theirs), theirs, strict=True):
+                difference = float(np.max(np.abs(ours - other)) / np.max(np.abs(ours)))
+                if not difference <= EQUAL:
+                    failed[who] = f"DIFFERENT from ours by {difference:.1e}"
+        return failed
+
+    def seconds(self, names: Sequence[str], rounds: int) -> dict[str, list[float]]:
+        """Return the times of one run of the steps, round by round and in turn."""
+        times: dict[str, list[float]] = {who: [] for who in names}
+        for _ in range(rounds):
+            for who, values in times.items():
+                time.sleep(0.01)  # the last one's threads may still spin
+                values.append(self.workers[who].ask(None))
+        return times
+
+    def end(self) -> None:
+        """End all workers."""
+        for worker in self.workers.values():
+            worker.end()
+
+
+def rows_of(
+    suite: str, case: Case, times: dict[str, list[float]], peak: float | None, worked: Worked
+) -> list[Row]:
+    """Return the rows of a case: every library, and the ratios of medians to ours."""
+    scale, unit = (1e6, "µs a step") if suite == "small" else (0.0, "s an epoch")
+    if not scale:
+        scale = math.ceil(EPOCH / case.batch_size)
+    rows, medians = [], {}
+    for who, values in times.items():
+        each = [value / case.steps * scale for value in values]
+        medians[who] = statistics.median(each)
+        share = None
+        if peak is not None:
+            share = case.flops / peak * scale / medians[who]
+        own = worked.versions[who]
+        rows.append(
+            Row(
+                suite, case.name, "training", who, unit, share=share, versions=own, **measured(each)
+            )
+        )
+    return rows
+
+
+def ratios(suite: str, case: Case, rows: list[Row]) -> list[Row]:
+    """Return how many times as fast as every other is ours, and as the fastest of them."""
+    medians = {row.who: row.median for row in rows if row.median is not None}
+    others = {who: time for who, time in medians.items() if who not in (OURS, OURS_TOO)}
+    ours = medians[OURS]
+    fastest = min(others, key=lambda who: others[who])
+    bound = "≥ 0.97" if suite == "epoch" else ""
+    return [
+        Row(suite, case.name, "of the fastest peer's time", fastest, "×", others[fastest] / ours,
+            bound=bound)
+    ]  # fmt: skip
+
+
+def geometric(suite: str, rows: list[Row], who: str, bound: str) -> Row | None:
+    """Return the geometric mean over the cases of a library's time divided by ours."""
+    ours = {row.case: row.median for row in rows if row.who == OURS and row.median}
+    logs = [
+        math.log(row.median / ours[row.case])
+        for row in rows
+        if row.who == who and row.quantity == "training" and row.median and row.case in ours
+    ]
+    if not logs:
+        return None
+    mean = math.exp(statistics.mean(logs))
+    return Row(suite, f"{len(logs)} cases", "geometric mean of the ratios", who, "×", mean,
+               bound=bound)  # fmt: skip
+
+
+SMALL_BOUNDS = {"scikit-learn": "≥ 12", "PyTorch, eager": "≥ 20"}
+MEAN_BOUNDS = {"PyTorch, eager": "≥ 1.8", "scikit-learn": "≥ 2.2", IDENTICAL: "≥ 1.0"}
+
+
+def share_bound(case: Case) -> str:
+    """Return what part of the arithmetic's floor is asked for."""
+    if set(case.sizes[1:-1]) == {1024}:
+        return "≥ 0.80"
+    return "≥ 0.65" if case.sizes == (784, 128, 10) and case.batch_size == 128 else ""
+
+
+Show = Callable[[Sequence[Row]], None]
+
+
+def gradients(device: str, quick: bool, show: Show) -> list[Row]:
+    """Return the times of one gradient in calls of its own, and of compiling it."""
+    cases = [Case((784, 128, 10), 128, 5 if quick else 100)]
+    if not quick:
+        cases += [Case((64, 32, 10), 32, 1000), Case((784, 1024, 10), 128, 20)]
+        cases += [Case((784, 256, 256, 10), 256, 40)]
+    result: list[Row] = []
+    worked = Worked(device, list(GRADIENTS), "gradient")
+    try:
+        for case in cases:
+            with tempfile.TemporaryDirectory() as folder:
+                failed = worked.build(case, Path(folder))
+            times = worked.seconds([w for w in GRADIENTS if w not in failed], 1 if quick else 9)
+            new = []
+            for who, values in times.items():
+                each = [1e6 * value / case.steps for value in values]
+                new.append(
+                    Row("gradients", case.name, "a gradient in calls", who, "µs",
+                        versions=worked.versions[who], **measured(each))
+                )  # fmt: skip
+                compiling = worked.compiling[who]
+                if compiling is not None:
+                    of = "compiling it, in a process that goes on"
+                    new.append(Row("gradients", case.name, of, who, "s", compiling))
+            new += [
+                Row("gradients", case.name, "a gradient in calls", who, "", note=why)
+                for who, why in failed.items()
+            ]
+            show(new)
+            result += new
+    finally:
+        worked.end()
+    return result
+
+
+def memory(device: str, quick: bool, show: Show) -> list[Row]:
+    """Return the most memory of a process of each library that trains MNIST's shape."""
+    case = Case((784, 128, 10), 128, 10 if quick else 469)
+    result: list[Row] = []
+    for who in [OURS, IDENTICAL] if quick else LIBRARIES:
+        if who in (OURS_TOO, "PyTorch, CUDA graph"):
+            continue
+        worked = Worked(device, [who])
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                failed = worked.build(case, Path(folder))
+            what = "peak memory of the process, data of 60,000 included"
+            if who in failed:
+                row = Row("memory", case.name, what, who, "", note=failed[who])
+            else:
+                megabytes = worked.workers[who].ask("memory")
+                row = Row("memory", case.name, what, who, "MB", megabytes,
+                          versions=worked.versions[who])  # fmt: skip
+        finally:
+            worked.end()
+        show([row])
+        result.append(row)
+    return result
+
+
+def run(suite: str, device: str, quick: bool, show: Show) -> list[Row]:
+    """Return the rows of a suite; each case's are shown as soon as they are there."""
+    cases = epoch_cases(quick) if suite == "epoch" else small_cases(quick)
+    names = [who for who in LIBRARIES if device == "gpu" or who != "PyTorch, CUDA graph"]
+    all_rows: list[Row] = []
+    worked = Worked(device, names)
+    limits = Limits(device)
+    try:
+        for case in cases:
+            with tempfile.TemporaryDirectory() as folder:
+                failed = worked.build(case, Path(folder))
+            if OURS in failed:
+                raise SystemExit(f"{OURS}: {failed[OURS]}")
+            names_here = [who for who in names if who not in failed]
+            rounds = 1 if quick else 3 if case.flops > 5e8 else 5
+            times = worked.seconds(names_here, rounds)
+            peak = None if quick else limits.peak(case.products)
+            rows = rows_of(suite, case, times, peak, worked)
+            rows += [
+                Row(suite, case.name, "training", who, "", note=why)
+                for who, why in failed.items()
+                if why != "not compiled for this case"
+            ]
+            new = rows + ratios(suite, case, rows)
+            bound = share_bound(case)
+            ours = next(row for row in rows if row.who == OURS)
+            if suite == "epoch" and peak is not None:
+                new.append(Row(suite, case.name, "part of the arithmetic's floor", OURS, "", ours.share,
+                               bound=bound, note=f"peak {peak / 1e9:.0f} GFLOP/s"))  # fmt: skip
+            if suite == "small" and case.sizes == (64, 32, 10):
+                medians = {row.who: row.median for row in rows if row.median}
+                new += [
+                    Row(
+                        suite,
+                        case.name,
+                        "ratio",
+                        who,
+                        "×",
+                        medians[who] / medians[OURS],
+                        bound=asked,
+                    )
+                    for who, asked in SMALL_BOUNDS.items()
+                    if who in medians
+                ]
+            show(new)
+            all_rows += new
+    finally:
+        worked.end()
+        limits.end()
+    if suite == "epoch":
+        means = [geometric(suite, all_rows, who, bound) for who, bound in MEAN_BOUNDS.items()]
+        new = [row for row in means if row is not None]
+        show(new)
+        all_rows += new
+    return all_rows
+
+
+def begin() -> Callable[[Any], Any]:
+    """Return what answers: a case is built and run once, and None is the time of another run."""
+    who, device, table = sys.argv[1:]
+    module = {"training": LIBRARIES, "gradient": GRADIENTS}[table][who][0]
+    now: Trainer | None = None
+
+    def handle(question: Any) -> Any:
+        nonlocal now
+        if question is None:
+            assert now is not None
+            return timed(now.run)
+        if question == "memory":  # kibibytes, of the whole life of the process
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        now = None  # its memory, before the next one's
+        now = trainer(who, problem(case_of(question["case"])), device, table)
+        now.run()
+        np.savez(question["path"], *now.params())
+        return {"compiling": now.compile_seconds, "versions": versions(*PACKAGES[module])}
+
+    return handle
+
+
+if __name__ == "__main__":
+    serve(begin)
