@@ -45,7 +45,7 @@ def measured(suite: str, device: str, quick: bool, data_dir: str | None) -> list
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run suites, keep their rows, write the report; with --check exit 1 where a bound is missed."""
+    """Run suites, keep their rows, write the report; with --check exit 1 on a missed bound."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure jaxmlp.")
     parser.add_argument("--suite", choices=(*SUITES, "all"), help="what to measure")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")

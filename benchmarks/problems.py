@@ -4,6 +4,7 @@ All of it is drawn from a seed, in every process anew. Data are random bytes fro
 them zero, as inputs of 60,000 images would come; labels are random classes.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,12 +68,18 @@ def case_of(request: dict[str, Any]) -> Case:
     return Case(**(request | {"sizes": tuple(request["sizes"])}))
 
 
+@functools.lru_cache(maxsize=1)
+def examples(n_examples: int, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return bytes (N, D) and classes (N,): the same for all cases of a suite."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1, 256, (n_examples, inputs), np.uint8)
+    return pixels, rng.integers(outputs, size=n_examples).astype(np.int32)
+
+
 def problem(case: Case) -> Problem:
     """Return the arrays of a case."""
-    rng = np.random.default_rng(0)
-    inputs, outputs = case.sizes[0], case.sizes[-1]
-    pixels = rng.integers(1, 256, (case.n_examples, inputs), np.uint8)
-    classes = rng.integers(outputs, size=case.n_examples).astype(np.int32)
+    pixels, classes = examples(case.n_examples, case.sizes[0], case.sizes[-1])
+    rng = np.random.default_rng(1)
     weights, biases = [], []
     for n_in, n_out in zip(case.sizes[:-1], case.sizes[1:], strict=True):
         weights.append((rng.normal(size=(n_out, n_in)) * n_in**-0.5).astype(np.float32))

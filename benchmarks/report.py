@@ -73,9 +73,9 @@ def write() -> Path:
     lines = [
         "# Report",
         "",
-        "Written by `python -m benchmarks --report` from the rows under `results/`: the last whole run of",
-        "each suite. How everything is measured is in [README.md](README.md). A figure that misses what is",
-        "asked of it says so.",
+        "Written by `python -m benchmarks --report` from the rows under `results/`: the last whole",
+        "run of each suite. How everything is measured is in [README.md](README.md). A figure that",
+        "misses what is asked of it says so.",
     ]
     for suite, title in TITLES.items():
         found = latest(suite)

@@ -37,7 +37,7 @@ EQUAL = 1e-3
 EPOCH = 60000  # examples
 # torch.compile takes ten seconds and more for each of them.
 COMPILED_AT = {(128, 128), (1024, 128)}  # (H, B), one hidden layer
-_ROUND = 0.15  # seconds of arithmetic in a round, at a rate that is about right
+_ROUND = 0.1  # seconds of arithmetic in a round, at a rate that is about right
 _ABOUT = 1.2e11  # additions and multiplications a second
 
 
@@ -273,8 +273,9 @@ def run(suite: str, device: str, quick: bool, show: Show) -> list[Row]:
             bound = share_bound(case)
             ours = next(row for row in rows if row.who == OURS)
             if suite == "epoch" and peak is not None:
-                new.append(Row(suite, case.name, "part of the arithmetic's floor", OURS, "", ours.share,
-                               bound=bound, note=f"peak {peak / 1e9:.0f} GFLOP/s"))  # fmt: skip
+                about = f"peak {peak / 1e9:.0f} GFLOP/s"
+                of = "part of the arithmetic's floor"
+                new.append(Row(suite, case.name, of, OURS, "", ours.share, bound=bound, note=about))
             if suite == "small" and case.sizes == (64, 32, 10):
                 medians = {row.who: row.median for row in rows if row.median}
                 new += [

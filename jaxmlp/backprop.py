@@ -48,7 +48,19 @@ def product(network: Network, left: Array, right: Array) -> Array:
     presets = jax.lax.DotAlgorithmPreset.__members__
     precision = presets.get(network.precision or "", network.precision)
     wide = np.promote_types(left.dtype, np.float32)
-    return jnp.matmul(left, right, precision=precision, preferred_element_type=wide)
+
+    def multiply(left: Array, right: Array) -> Array:
+        return jnp.matmul(left, right, precision=precision, preferred_element_type=wide)
+
+    if left.dtype == wide:
+        return multiply(left, right)
+    # On a CPU XLA does not know every such product of halves. Those of float32 are the same.
+    return jax.lax.platform_dependent(
+        left,
+        right,
+        cpu=lambda left, right: multiply(left.astype(wide), right.astype(wide)),
+        default=multiply,
+    )
 
 
 def forward(network: Network, params: Parameters, x: Array, masks: Masks | None = None) -> Trace:

@@ -16,7 +16,6 @@ with y = softmax(z) and s = Σ_k t_k, which need not be 1. The Hessian in z is s
 softmax cross-entropy, and diagonal for the others: σ(z)σ(−z), 1 and e^z.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,8 +27,8 @@ from jax import Array
 from jaxmlp.activations import ACTIVATIONS
 
 _softplus = ACTIVATIONS["softplus"].function
-# Powers of 2, so that adding them to a number below their negative is exact, with e^−lift normal.
-_LIFTS = {"bfloat16": 64, "float16": 8, "float32": 64, "float64": 512}
+# R of `_softmax`, with K R² below the dtype's largest number.
+_ROOT_SCALES = {"bfloat16": 2.0**32, "float16": 2.0**2, "float32": 2.0**32, "float64": 2.0**256}
 
 
 class Loss(NamedTuple):
@@ -66,25 +65,23 @@ class _Softmax(NamedTuple):
 
 
 def _softmax(z: Array) -> _Softmax:
-    # All that is compared or found the largest is a constant to a derivative: e_j − 1 is exactly 0
-    # where z_j = m, its derivative is not. So the expressions may be differentiated again.
-    shift = jax.lax.stop_gradient(jnp.max(z))
-    largest = z == shift
-    ties = jnp.sum(largest.astype(z.dtype)) - 1
-    # Where all others are small they are summed e^lift times as large: beside e_j = 1 each of them
-    # could be below the normal numbers, and flushed to 0, where their sum is not.
-    most = _LIFTS[z.dtype.name]
-    runner_up = jax.lax.stop_gradient(jnp.max(jnp.where(largest, jnp.finfo(z.dtype).min, z)))
-    small = runner_up - shift < -most
-    scale = jnp.where(small, jnp.asarray(math.exp(-most), z.dtype), 1)
-    lifted = jnp.exp((z - shift) + jnp.where(largest | ~small, 0, most))
-    others = jnp.where(largest, (lifted - 1) / scale, lifted)
-    tail = scale * jnp.sum(others) + ties
-    others = scale * others
+    # Each e_j is the square of its root, and held R² times as large: beside e_j = 1 every other one
+    # could be below the normal numbers, and flushed to 0, where their sum is not. R is a power of 2
+    # and rounds nothing. What is compared or found the largest is a constant to a derivative, e_j
+    # is not: others_j is exactly 0 where z_j = m, its derivative is not, and so the expressions may
+    # be differentiated again.
+    scale = _ROOT_SCALES[z.dtype.name]
+    one = scale**2
+    half = jax.lax.stop_gradient(jnp.max(z) / 2)
+    root = scale * jnp.exp(z / 2 - half)
+    largest = root == scale
+    e = root * root
+    others = e - jnp.where(largest, jnp.asarray(one, z.dtype), 0)
+    tail = jnp.sum(others) / one + (jnp.sum(largest.astype(z.dtype)) - 1)
     total = 1 + tail
-    rest = (jnp.where(largest, tail, total) - others) / total
-    y = jnp.where(largest, 1 + others, others) / total
-    return _Softmax(shift, jnp.log1p(tail), y, rest)
+    share = 1 / total / one  # the derivative of 1 / (one · total) would overflow
+    rest = (jnp.where(largest, tail, total) * one - others) * share
+    return _Softmax(2 * half, jnp.log1p(tail), e * share, rest)
 
 
 def _is_class(t: Array) -> bool:

@@ -27,7 +27,7 @@ from sklearn.datasets import (
     load_iris,
     make_multilabel_classification,
 )
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
@@ -242,6 +242,22 @@ def test_losses_and_influences_of_examples():
     np.testing.assert_allclose(np.diag(scores[:5]), model.self_influence(*IRIS)[:5], rtol=1e-9)
 
 
+def test_influence_is_of_the_loss_that_is_said_also_of_several_outputs():
+    X, y = DIABETES[0][:30], DIABETES[0][:30, :2]
+    model = MLPRegressor("squared_error", (3,), "tanh", max_iter=5, random_state=0).fit(X, y)
+    squared = np.zeros(30)
+    for array in (*model.coefs_, *model.intercepts_):
+        for place in np.ndindex(array.shape):
+            losses = []
+            for step in (1e-5, -1e-5):
+                array[place] += step
+                losses.append(model.per_example_loss(X, y))
+                array[place] -= step
+            squared += ((losses[0] - losses[1]) / 2e-5) ** 2
+    np.testing.assert_allclose(model.self_influence(X, y), squared, rtol=1e-6)
+    np.testing.assert_allclose(np.diag(model.influence(X, y, X, y)), squared, rtol=1e-6)
+
+
 def test_private_training_says_what_it_spends_and_records_no_loss():
     pytest.importorskip("dp_accounting")
     model = MLPClassifier(
@@ -308,11 +324,50 @@ def test_float64_is_not_noticed_outside():
 def test_a_failed_fit_leaves_the_model_as_it_was():
     model = MLPClassifier(max_iter=5, random_state=0).fit(*DIGITS)
     before = model.predict_proba(DIGITS[0])
-    with pytest.raises(ValueError, match=r"^y: expected the classes"):
+    with pytest.raises(ValueError, match=r"^y_val: expected the classes"):
         model.fit(*DIGITS, X_val=DIGITS[0], y_val=DIGITS[1] + 50)
     with pytest.raises(ValueError, match=r"^device"):
         model.set_params(device="gpu").fit(*DIGITS)
-    np.testing.assert_array_equal(model.predict_proba(DIGITS[0]), before)
+    model.set_params(device="auto")
+    others = np.array(["a", "b", "c"])[DIGITS[1] % 3]
+    for settings, arguments in (
+        ({}, {"sample_weight": -np.ones(500)}),
+        ({"class_weight": {"a": -1}}, {}),
+        ({"activation": ["relu", "relu"]}, {}),
+        ({"activation": ["nope"]}, {}),
+        ({"early_stopping": True, "validation_fraction": 0.002}, {}),
+        ({"learning_rate_init": 1e200, "solver": "sgd"}, {}),
+    ):
+        with pytest.raises(ValueError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.set_params(**settings).fit(DIGITS[0][:, :50], others, **arguments)
+        model.set_params(**MLPClassifier(max_iter=5, random_state=0).get_params())
+        np.testing.assert_array_equal(model.predict_proba(DIGITS[0]), before)
+        assert model.n_features_in_ == 64 and list(model.classes_) == list(range(10))
+    numbers = MLPRegressor(max_iter=5).fit(*DIABETES)
+    with pytest.raises(ValueError, match=r"^y: expected 1 outputs, got 2"):
+        numbers.partial_fit(DIABETES[0], DIABETES[0][:, :2])
+    assert numbers.n_outputs_ == 1 and numbers.loss_ > 0
+
+
+def test_a_first_fit_that_fails_leaves_nothing():
+    model = MLPClassifier(early_stopping=True, max_iter=3)
+    with pytest.raises(ValueError, match=r"test_size = 1"):
+        model.fit(DIGITS[0][:5], DIGITS[1][:5] % 2)
+    with pytest.raises(NotFittedError):
+        model.predict(DIGITS[0])
+    model = MLPClassifier(max_iter=3)
+    with pytest.raises(ValueError):
+        model.partial_fit(DIGITS[0], DIGITS[1], -np.ones(500), classes=range(10))
+    model.partial_fit(DIGITS[0], DIGITS[1] % 2, classes=range(2))
+
+
+def test_a_warm_start_after_another_solver():
+    model = MLPClassifier(solver="lbfgs", max_iter=5, warm_start=True).fit(*IRIS)
+    model.set_params(solver="adam").fit(*IRIS)
+    assert len(model.loss_curve_) == 5
+    model.set_params(early_stopping=True).fit(*IRIS)
+    assert len(model.validation_scores_) == 5
 
 
 def test_ctrl_c_keeps_the_epochs_that_were_done(monkeypatch):
@@ -376,13 +431,21 @@ BAD = {
         {"label_smoothing": 0.1, "solver": "lbfgs"},
         "label_smoothing: expected none with the solver lbfgs",
     ),
-    "clip norm": ({"clip_norm": 1.0}, "clip_norm: expected None without a noise_multiplier, got a"),
+    "clip norm": ({"clip_norm": 1.0}, "clip_norm: expected None without a noise_multiplier, got 1"),
     "noise alone": ({"noise_multiplier": 1.0}, "clip_norm: expected a number with a noise_multip"),
     "noise and a split": (
         {"noise_multiplier": 1.0, "clip_norm": 1.0, "early_stopping": True},
         "early_stopping: expected none with a noise_multiplier",
     ),
     "a class that is none": ({"class_weight": {7: 1}}, "class_weight: expected classes of y, got"),
+    "an unknown activation": ({"activation": ["nope"]}, "activation: expected names of"),
+    "two activations": ({"activation": ["relu", "tanh"]}, "activation: expected one name, or 1"),
+    "a fraction of a unit": ({"hidden_layer_sizes": (4.5,)}, "hidden_layer_sizes: expected whole"),
+    "dropout in words": ({"dropout": ["a"]}, "dropout: expected one rate in [0, 1), or 1 of them"),
+    "nothing held out": (
+        {"early_stopping": True, "validation_fraction": 0.0},
+        "validation_fraction: expected one above 0",
+    ),
     "a negative weight": ({"class_weight": {1: -1}}, "class_weight: expected numbers ≥ 0, got -1"),
     "an unknown solver": ({"solver": "newton"}, "The 'solver' parameter of MLPClassifier must be"),
 }
@@ -401,13 +464,30 @@ def test_bad_validation_sets_and_weights_are_named():
     for arguments, message in (
         ({"X_val": X}, "X_val, y_val: expected both or neither"),
         ({"X_val": X, "y_val": y[:5]}, "y_val: expected 150 targets, got 5"),
-        ({"X_val": X, "y_val": y + 5}, "y: expected the classes"),
-        ({"sample_weight": -np.ones(150)}, "sample_weight: expected numbers ≥ 0"),
+        ({"X_val": X, "y_val": y + 5}, "y_val: expected the classes"),
+        ({"X_val": X, "y_val": y, "sample_weight_val": -np.ones(150)}, "sample_weight_val: exp"),
+        ({"X_val": X, "y_val": X > 1}, "y_val: expected one class (N,), got zeros and ones"),
+        ({"sample_weight": -np.ones(150)}, "sample_weight: expected numbers ≥ 0, got -1.0"),
         ({"sample_weight": np.zeros(150)}, "Sample weights must contain at least one non-zero"),
     ):
         with pytest.raises(ValueError) as raised:
             MLPClassifier(max_iter=2).fit(X, y, **arguments)
         assert str(raised.value).startswith(message)
+
+
+def test_targets_of_another_kind_are_named():
+    several = MLPClassifier((4,), max_iter=3).fit(IRIS[0], IRIS[0] > 3)
+    with pytest.raises(ValueError, match=r"^y: expected zeros and ones of several labels"):
+        several.per_example_loss(*IRIS)
+    sparse = scipy.sparse.csr_matrix(IRIS[0] > 3)
+    assert several.per_example_loss(IRIS[0], sparse).shape == (150,)
+    counts = MLPRegressor("poisson", (4,), max_iter=3).fit(IRIS[0], IRIS[1])
+    with pytest.raises(ValueError, match=r"^y: expected numbers ≥ 0 for the Poisson loss, got -2"):
+        counts.per_example_loss(IRIS[0], -IRIS[1])
+    with pytest.raises(ValueError, match=r"^class_weight: expected a weight above 0"):
+        MLPClassifier(class_weight={0: 0, 1: 0, 2: 0}).fit(*IRIS)
+    with pytest.raises(ValueError, match=r"^y_test: expected 5 targets, got 3"):
+        several.influence(IRIS[0], IRIS[0] > 3, IRIS[0][:5], IRIS[0][:3] > 3)
 
 
 def test_convergence_is_warned_of():

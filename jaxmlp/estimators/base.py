@@ -1,25 +1,43 @@
 """What both estimators share: how they are fitted, and what they yield and explain."""
 
+import contextlib
+import copy
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.optimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from jaxmlp.estimators.parameters import dense, weights_of
+from jaxmlp.activations import ACTIVATIONS
+from jaxmlp.estimators.parameters import checked_weights, dense, weights_of
 from jaxmlp.estimators.solvers import (
     Packed,
 )
-from jaxmlp.estimators.stochastic import Stochastic
+from jaxmlp.estimators.stochastic import OptimizerState, Stochastic
 from jaxmlp.evaluation import predictions
 from jaxmlp.influence import influence, self_influence
 
 
 class BaseMLP(Stochastic):
     """The fitting and the outputs of an estimator; its subclasses encode the targets."""
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave the estimator as it was where what is done inside fails."""
+        before = {
+            name: copy.copy(value) if isinstance(value, (list, OptimizerState)) else value
+            for name, value in vars(self).items()
+        }
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _fit(
         self,
@@ -35,13 +53,12 @@ class BaseMLP(Stochastic):
         self._check_settings(hidden, incremental)
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, encoded = self._encoded(X, y, incremental=incremental, reset=first_pass)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
-            if (sample_weight < 0).any():
-                raise ValueError("sample_weight: expected numbers ≥ 0, got a negative one")
-            if not sample_weight.any():
-                raise ValueError("sample_weight: expected one above 0, got zeros alone")
+        if not first_pass and encoded.shape[1] != self.n_outputs_:
+            raise ValueError(f"y: expected {self.n_outputs_} outputs, got {encoded.shape[1]}")
+        sample_weight = checked_weights(sample_weight, X, "sample_weight")
         sample_weight = self._with_class_weights(encoded, sample_weight)
+        if sample_weight is not None and not sample_weight.any():
+            raise ValueError("class_weight: expected a weight above 0 for one example, got none")
         self.n_outputs_ = encoded.shape[1]
         rng = check_random_state(self.random_state)
         dtype = X.dtype if first_pass else self.coefs_[0].dtype
@@ -51,7 +68,6 @@ class BaseMLP(Stochastic):
                 if self.solver == "lbfgs":
                     raise ValueError("X_val: expected None with the solver lbfgs, got a set")
                 validation = self._checked_validation(dtype, *validation)
-            # From here on nothing is wrong with what was given: a model that is there may go.
             for name in ("epsilon_spent_", "loss_"):
                 vars(self).pop(name, None)
             if first_pass:
@@ -73,17 +89,28 @@ class BaseMLP(Stochastic):
         if self.clip_norm is None and private:
             raise ValueError("clip_norm: expected a number with a noise_multiplier, got None")
         if self.clip_norm is not None and not private:
-            raise ValueError("clip_norm: expected None without a noise_multiplier, got a number")
+            raise ValueError(
+                f"clip_norm: expected None without a noise_multiplier, got {self.clip_norm}"
+            )
+        for name in self._activations():
+            if name not in ACTIVATIONS:
+                raise ValueError(
+                    f"activation: expected names of {', '.join(ACTIVATIONS)}, got {name!r}"
+                )
+        if not isinstance(self.activation, str) and len(self.activation) != len(hidden):
+            raise ValueError(
+                f"activation: expected one name, or {len(hidden)} of them, got {self.activation}"
+            )
         rates = self._dropout_rates(hidden)
         if self.solver == "lbfgs":
             smoothing = getattr(self, "label_smoothing", 0)
-            for name, on in (
-                ("dropout", any(rates)),
-                ("label_smoothing", smoothing),
-                ("noise_multiplier", private),
+            for name, on, got in (
+                ("dropout", any(rates), self.dropout),
+                ("label_smoothing", smoothing, smoothing),
+                ("noise_multiplier", private, self.noise_multiplier),
             ):
                 if on:
-                    raise ValueError(f"{name}: expected none with the solver lbfgs")
+                    raise ValueError(f"{name}: expected none with the solver lbfgs, got {got}")
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if incremental and isinstance(getattr(self, "class_weight", None), str):
@@ -177,7 +204,7 @@ class BaseMLP(Stochastic):
             return self._losses(self._network(), self._params(), X, encoded)
 
     def influence(self, X: Any, y: Any, X_test: Any, y_test: Any) -> np.ndarray:
-        """Return ⟨g_n, g'_m⟩ of training and test examples, g the gradient of an example's loss.
+        """Return ⟨g_n, g'_m⟩ of training and test examples, g the gradient of `per_example_loss`.
 
         TracIn's influence with the fitted network as the only checkpoint: above 0, a step along the
         training example lowers the test example's loss. `jaxmlp.influence` takes several.
@@ -196,7 +223,7 @@ class BaseMLP(Stochastic):
             Descent, 2020.
         """
         X, encoded = self._fitted_examples(X, y)
-        X_test, encoded_test = self._fitted_examples(X_test, y_test)
+        X_test, encoded_test = self._fitted_examples(X_test, y_test, "y_test")
         with self._computing(X.dtype):
             return np.asarray(
                 influence(
@@ -206,7 +233,7 @@ class BaseMLP(Stochastic):
                     self._targets(encoded),
                     X_test,
                     self._targets(encoded_test),
-                    1.0,
+                    self._learning_rate_of_one(),
                 )
             )
 
@@ -223,15 +250,20 @@ class BaseMLP(Stochastic):
         X, encoded = self._fitted_examples(X, y)
         with self._computing(X.dtype):
             targets = self._targets(encoded)
-            return np.asarray(self_influence(self._network(), [self._params()], X, targets, 1.0))
+            rate = self._learning_rate_of_one()
+            return np.asarray(self_influence(self._network(), [self._params()], X, targets, rate))
 
-    def _fitted_examples(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _learning_rate_of_one(self) -> float:
+        """Return what makes our gradients, twice, those of the losses as scikit-learn has them."""
+        return self.n_outputs_**-2.0 if self._loss_name() == "squared_error" else 1.0
+
+    def _fitted_examples(self, X: Any, y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self)
         dtype = self.coefs_[0].dtype
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        encoded = self._encoded_targets(y, dtype)
+        encoded = self._encoded_targets(y, dtype, name)
         if len(encoded) != X.shape[0]:
-            raise ValueError(f"y: expected {X.shape[0]} targets, got {len(encoded)}")
+            raise ValueError(f"{name}: expected {X.shape[0]} targets, got {len(encoded)}")
         return dense(X), encoded
 
     def __sklearn_tags__(self) -> Any:

@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import validate_data
 
 from jaxmlp.estimators.base import BaseMLP
-from jaxmlp.estimators.parameters import CONSTRAINTS, partially_fits, validation_set
+from jaxmlp.estimators.parameters import CONSTRAINTS, dense, partially_fits, validation_set
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -176,7 +176,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             The estimator.
         """
         validation = validation_set(X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, validation=validation)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, validation=validation)
 
     @available_if(partially_fits)
     def partial_fit(
@@ -193,11 +194,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Returns:
             The estimator.
         """
-        if _check_partial_fit_first_call(self, classes):
-            self._label_binarizer = LabelBinarizer()
-            several = type_of_target(y).startswith("multilabel")
-            self._label_binarizer.fit(y if several else classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+        with self._all_or_nothing():
+            if _check_partial_fit_first_call(self, classes):
+                self._label_binarizer = LabelBinarizer()
+                several = type_of_target(y).startswith("multilabel")
+                self._label_binarizer.fit(y if several else classes)
+            return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each example (N,), or (N, K) of several labels."""
@@ -240,6 +242,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
+            self._of_its_kind(y, "y")
             classes = unique_labels(y)
             if self.warm_start and set(classes) != set(self.classes_):
                 raise ValueError(
@@ -253,15 +256,29 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 )
         return X, self._label_binarizer.transform(y).astype(bool)
 
-    def _encoded_targets(self, y: Any, dtype: Any) -> np.ndarray:
-        if type_of_target(y).startswith("multilabel"):
-            y = np.asarray(y)
-        else:
+    def _encoded_targets(self, y: Any, dtype: Any, name: str = "y") -> np.ndarray:
+        y = self._of_its_kind(y, name)
+        if not self._several():
             y = column_or_1d(y)
             unknown = np.setdiff1d(np.unique(y), self.classes_)
             if len(unknown):
-                raise ValueError(f"y: expected the classes {self.classes_}, got {unknown} as well")
+                raise ValueError(
+                    f"{name}: expected the classes {self.classes_}, got {unknown} as well"
+                )
         return self._label_binarizer.transform(y).astype(bool)
+
+    def _several(self) -> bool:
+        """Tell whether an example may have several labels."""
+        return self._label_binarizer.y_type_.startswith("multilabel")
+
+    def _of_its_kind(self, y: Any, name: str) -> np.ndarray:
+        """Return targets that are classes where the estimator has learnt classes, or labels."""
+        y = dense(y)
+        several = type_of_target(y, input_name=name).startswith("multilabel")
+        if several != self._several():
+            kinds = "one class (N,)", "zeros and ones of several labels (N, K)"
+            raise ValueError(f"{name}: expected {kinds[not several]}, got {kinds[several]}")
+        return y
 
     def _targets(self, encoded: np.ndarray) -> np.ndarray:
         if self.out_activation_ == "softmax":
@@ -272,7 +289,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         if self.class_weight is None:
             return sample_weight
         if encoded.shape[1] > 1 and self._label_binarizer.y_type_ != "multiclass":
-            raise ValueError("class_weight: expected None for several labels, got weights")
+            raise ValueError(
+                f"class_weight: expected None for several labels, got {self.class_weight}"
+            )
         if isinstance(self.class_weight, dict):
             for label, weight in self.class_weight.items():
                 if label not in self.classes_:

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.neural_network import MLPClassifier as TheirClassifier
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight
 
 from jaxmlp.activations import ACTIVATIONS
 from jaxmlp.estimators.solvers import (
@@ -94,7 +95,7 @@ class Parameterized(BaseEstimator):
         """Return X validated, and the targets (N, K) as scikit-learn encodes them."""
         raise NotImplementedError
 
-    def _encoded_targets(self, y: Any, dtype: Any) -> np.ndarray:
+    def _encoded_targets(self, y: Any, dtype: Any, name: str = "y") -> np.ndarray:
         """Return further targets, as of a validation set, encoded (N, K)."""
         raise NotImplementedError
 
@@ -111,9 +112,11 @@ class Parameterized(BaseEstimator):
     def _hidden(self) -> list[int]:
         hidden = self.hidden_layer_sizes
         hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
+        if not all(isinstance(size, numbers.Integral) for size in hidden):
+            raise ValueError(f"hidden_layer_sizes: expected whole numbers, got {hidden}")
         if any(size <= 0 for size in hidden):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
-        return hidden
+        return [int(size) for size in hidden]
 
     def _network(self) -> Network:
         """Return the network of the fitted arrays."""
@@ -157,7 +160,8 @@ class Parameterized(BaseEstimator):
     def _dropout_rates(self, hidden: list[int]) -> list[float]:
         given = self.dropout
         rates = list(given) if isinstance(given, (Sequence, np.ndarray)) else [given] * len(hidden)
-        if len(rates) != len(hidden) or not all(0 <= rate < 1 for rate in rates):
+        known = all(isinstance(rate, numbers.Real) and 0 <= float(rate) < 1 for rate in rates)
+        if len(rates) != len(hidden) or not known:
             raise ValueError(
                 f"dropout: expected one rate in [0, 1), or {len(hidden)} of them, got {given}"
             )
@@ -205,6 +209,22 @@ def validation_set(X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any] | None:
 def dense(X: Any) -> np.ndarray:
     """Return an array of what may be sparse."""
     return X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+
+
+def checked_weights(weights: Any, X: Any, name: str) -> np.ndarray | None:
+    """Return the weights of the rows of X in its dtype, or None where there are none.
+
+    Raises:
+        ValueError: There is a negative one, or none above 0.
+    """
+    if weights is None:
+        return None
+    weights = _check_sample_weight(weights, X, dtype=X.dtype)
+    if (weights < 0).any():
+        raise ValueError(f"{name}: expected numbers ≥ 0, got {weights.min()}")
+    if not weights.any():
+        raise ValueError(f"{name}: expected one above 0, got zeros alone")
+    return weights
 
 
 def weights_of(sample_weight: Any, X: np.ndarray) -> np.ndarray:

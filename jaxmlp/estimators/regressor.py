@@ -159,7 +159,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
             The estimator.
         """
         validation = validation_set(X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, validation=validation)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, validation=validation)
 
     @available_if(partially_fits)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MLPRegressor":
@@ -173,7 +174,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Returns:
             The estimator.
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the expected values (N,), or (N, K)."""
@@ -201,16 +203,20 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        if self.loss == "poisson" and (y < 0).any():
-            raise ValueError("y: expected numbers ≥ 0 for the Poisson loss, got a negative one")
+        self._check_counts(y, "y")
         return X, y.reshape(len(y), -1).astype(X.dtype)
 
-    def _encoded_targets(self, y: Any, dtype: Any) -> np.ndarray:
-        y = np.asarray(check_array(y, ensure_2d=False), dtype)
+    def _encoded_targets(self, y: Any, dtype: Any, name: str = "y") -> np.ndarray:
+        y = np.asarray(check_array(y, ensure_2d=False, input_name=name), dtype)
+        self._check_counts(y, name)
         encoded = y.reshape(len(y), -1)
         if encoded.shape[1] != self.n_outputs_:
-            raise ValueError(f"y: expected {self.n_outputs_} outputs, got {encoded.shape[1]}")
+            raise ValueError(f"{name}: expected {self.n_outputs_} outputs, got {encoded.shape[1]}")
         return encoded
+
+    def _check_counts(self, y: np.ndarray, name: str) -> None:
+        if self.loss == "poisson" and (y < 0).any():
+            raise ValueError(f"{name}: expected numbers ≥ 0 for the Poisson loss, got {y.min()}")
 
     def _targets(self, encoded: np.ndarray) -> np.ndarray:
         return encoded

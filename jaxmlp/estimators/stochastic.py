@@ -13,9 +13,9 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
-from jaxmlp.estimators.parameters import Parameterized, dense, weights_of
+from jaxmlp.estimators.parameters import Parameterized, checked_weights, dense, weights_of
 from jaxmlp.estimators.solvers import (
     Progress,
     Solver,
@@ -46,9 +46,10 @@ class Stochastic(Parameterized):
 
     def _checked_validation(self, dtype: Any, X: Any, y: Any, weights: Any) -> tuple:
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        if weights is not None:
-            weights = _check_sample_weight(weights, X, dtype=dtype)
-        encoded = self._encoded_targets(y, dtype)
+        weights = checked_weights(weights, X, "sample_weight_val")
+        encoded = self._encoded_targets(y, dtype, "y_val")
+        if self.early_stopping and X.shape[0] < 2:
+            raise ValueError(f"X_val: expected two rows or more, got {X.shape[0]}")
         if len(encoded) != X.shape[0]:
             raise ValueError(f"y_val: expected {X.shape[0]} targets, got {len(encoded)}")
         return dense(X), encoded, weights
@@ -57,6 +58,8 @@ class Stochastic(Parameterized):
         self, X: np.ndarray, encoded: np.ndarray, weights: Any, rng: np.random.RandomState
     ) -> tuple[tuple, tuple]:
         """Return the training part and the validation part, as scikit-learn draws them."""
+        if not self.validation_fraction:
+            raise ValueError("validation_fraction: expected one above 0 to stop early, got 0")
         arrays = [X, encoded] if weights is None else [X, encoded, weights]
         split = train_test_split(
             *arrays,
@@ -83,6 +86,10 @@ class Stochastic(Parameterized):
         incremental: bool,
         validation: tuple | None,
     ) -> None:
+        if not hasattr(self, "loss_curve_") or (
+            self.early_stopping and self.validation_scores_ is None
+        ):  # a warm start after another solver, or with early stopping where there was none
+            self._reset_curves()
         if self.early_stopping and validation is None:
             (X, encoded, weights), validation = self._split(X, encoded, weights, rng)
         n_examples, private = len(X), self.noise_multiplier is not None

@@ -250,7 +250,8 @@ def epoch_batch(
     """Return a step's batch, scaled; where the order has −1 for no example, a row of weight 0."""
     rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
     # The first row in the place of none: what follows is finite for it, for zeros it need not be.
-    batch = jax.tree.map(lambda array: array[jnp.maximum(rows, 0)], examples)
+    there = jnp.maximum(rows, 0)
+    batch = jax.tree.map(lambda array: array.at[there].get(mode="promise_in_bounds"), examples)
     weights = jnp.where(rows < 0, jnp.zeros_like(batch.weights), batch.weights)
     return scaled_batch(scaling, batch._replace(weights=weights), dtype)
 
