@@ -82,7 +82,7 @@ def append(rows: Sequence[Row], about: Context, folder: Path = RESULTS) -> Path:
     path = folder / f"{rows[0].suite}.csv"
     fields = [*Row._fields, *Context._fields]
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         if file.tell() == 0:
             writer.writerow(fields)
         for row in rows:
