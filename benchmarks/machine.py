@@ -109,7 +109,7 @@ def xla_rate(shape: tuple[int, int, int]) -> float:
 
 def torch_rate(shape: tuple[int, int, int], device: str = "cpu") -> float:
     """Return the same by PyTorch."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(THREADS)
     n, k, m = shape

@@ -65,7 +65,8 @@ class Problem(NamedTuple):
 
 def case_of(request: dict[str, Any]) -> Case:
     """Return the case that a request names."""
-    return Case(**(request | {"sizes": tuple(request["sizes"])}))
+    own: Any = request | {"sizes": tuple(request["sizes"])}
+    return Case(**own)
 
 
 @functools.lru_cache(maxsize=1)

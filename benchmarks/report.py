@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -100,13 +101,14 @@ def chart(rows: Sequence[Row], path: Path) -> None:
 
     timed = [row for row in rows if row.quantity == "training" and row.median is not None]
     cases = list(dict.fromkeys(row.case for row in timed))
-    ours = {row.case: row.median for row in timed if row.who == "jaxmlp"}
+    ours: dict[str, Any] = {row.case: row.median for row in timed if row.who == "jaxmlp"}
     figure, axes = pyplot.subplots(figsize=(11, 5), layout="constrained")
     for who in dict.fromkeys(row.who for row in timed):
         points = [(cases.index(r.case), r.median / ours[r.case]) for r in timed if r.who == who]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1, label=who)
     axes.set_yscale("log")
-    axes.set_yticks([0.8, 1, 1.5, 2, 3, 5, 10], [0.8, 1, 1.5, 2, 3, 5, 10])
+    ticks = (0.8, 1, 1.5, 2, 3, 5, 10)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylabel("seconds an epoch, of jaxmlp's")
     axes.set_xticks(range(len(cases)), cases, rotation=60, ha="right", fontsize=7)
     axes.axhline(1, color="black", linewidth=0.5)

@@ -5,7 +5,7 @@ import datetime
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def context(device: str, commit: str, jax: str, quick: bool) -> Context:
     return Context(now, commit, device, "float32", jax, quick)
 
 
-def measured(values: Sequence[float]) -> dict[str, float]:
+def measured(values: Sequence[float]) -> dict[str, Any]:
     """Return the fields of a row from the figures of its rounds."""
     low, high = np.percentile(values, [20, 80])
     return {

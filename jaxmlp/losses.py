@@ -115,8 +115,9 @@ def _softmax_value(z: Array, t: Array) -> Array:
 def _softmax_gradient(z: Array, t: Array) -> Array:
     """Return δ_j = y_j (s − t_j) − t_j Σ_{i≠j} y_i: s y − t for targets of any total s."""
     softmax = _softmax(z)
-    t = _distribution(z, t)
-    return softmax.y * (jnp.sum(t) - t) - t * softmax.rest
+    distribution = _distribution(z, t)
+    total = 1 if _is_class(t) else jnp.sum(distribution)
+    return softmax.y * (total - distribution) - distribution * softmax.rest
 
 
 def _softmax_target_gradient(z: Array, t: Array) -> Array:

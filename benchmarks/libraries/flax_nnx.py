@@ -50,6 +50,7 @@ def loop(problem: Problem, device: str) -> Trainer:
     cached = nnx.cached_partial(step, model, optimizer)
 
     def steps() -> None:
+        loss = None
         for number in range(problem.case.steps):
             loss = cached(inputs, classes, order, number)
         jax.block_until_ready((loss, nnx.state(model)))

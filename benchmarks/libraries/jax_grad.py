@@ -68,6 +68,7 @@ def loop(problem: Problem, device: str) -> Trainer:
 
     def steps() -> None:
         nonlocal params, state
+        loss = None
         for number in range(problem.case.steps):
             params, state, loss = compiled(params, state, inputs, classes, order, number)
         jax.block_until_ready((params, loss))

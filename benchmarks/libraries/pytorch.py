@@ -108,13 +108,11 @@ def by_hand(problem: Problem, device: str) -> Trainer:
             delta = torch.addmm(biases[-1], activations[-1], weights[-1].t()).softmax(1)
             delta.scatter_add_(1, target, torch.full_like(target, -1, dtype=delta.dtype))
             for layer in reversed(range(len(weights))):
-                below = activations[layer]
-                next_delta = None
+                below, above = activations[layer], delta
                 if layer:
-                    next_delta = (delta @ weights[layer]).mul_(below > 0)
-                weights[layer].addmm_(delta.t(), below, alpha=scale)
-                biases[layer].add_(delta.sum(0), alpha=scale)
-                delta = next_delta
+                    delta = (above @ weights[layer]).mul_(below > 0)
+                weights[layer].addmm_(above.t(), below, alpha=scale)
+                biases[layer].add_(above.sum(0), alpha=scale)
         block(where)
 
     def params() -> list[np.ndarray]:

@@ -16,11 +16,12 @@ def partial_fit(problem: Problem, device: str) -> Trainer:
     case = problem.case
     rows = problem.order.reshape(-1)
     inputs, classes = problem.inputs[rows], problem.classes[rows]
+    settings: Any = {"batch_size": case.batch_size}  # annotated as a string there
     model = MLPClassifier(
         case.sizes[1:-1],
         solver="sgd",
         alpha=0.0,
-        batch_size=case.batch_size,
+        **settings,
         learning_rate_init=RATE,
         momentum=0.0,
         nesterovs_momentum=False,
@@ -48,7 +49,8 @@ def partial_fit(problem: Problem, device: str) -> Trainer:
 def accurate(data: Any, seed: int, epochs: int, device: str) -> float:
     """Return the accuracy on the test images after the first epoch that brings it to 98 %."""
     x, test_x = (data[name].astype(np.float32) / np.float32(255) for name in ("x", "test_x"))
-    model = MLPClassifier((HIDDEN,), batch_size=BATCH, random_state=seed)
+    settings: Any = {"batch_size": BATCH}
+    model = MLPClassifier((HIDDEN,), random_state=seed, **settings)
     accuracy = 0.0
     for _ in range(epochs):
         model.partial_fit(x, data["t"], classes=np.arange(CLASSES))

@@ -107,6 +107,10 @@ class Parameterized(BaseEstimator):
         """Return the score of outputs (N, K)."""
         raise NotImplementedError
 
+    def _reset_curves(self) -> None:
+        """Begin the records of losses and scores anew."""
+        raise NotImplementedError
+
     # The network.
 
     def _hidden(self) -> list[int]:

@@ -88,13 +88,13 @@ def adam(numbers: dict[str, Any], steps: Any) -> optax.GradientTransformation:
     rate = numbers["learning_rate"] * jnp.sqrt(1 - beta_2 ** (steps + 1))
     rate = rate / (1 - beta_1 ** (steps + 1))
 
-    def init(params: Any) -> Moments:
+    def init(params: Any) -> Any:
         return Moments(jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
 
-    def update(gradient: Any, state: Moments, params: Any = None) -> tuple[Any, Moments]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        first = optax.tree.update_moment(gradient, state.first, beta_1, 1)
-        second = optax.tree.update_moment(gradient, state.second, beta_2, 2)
+        first = optax.tree.update_moment(updates, state.first, beta_1, 1)
+        second = optax.tree.update_moment(updates, state.second, beta_2, 2)
 
         def change(first: Array, second: Array) -> Array:
             return -rate * first / (jnp.sqrt(second) + numbers["epsilon"])

@@ -1,0 +1,180 @@
+"""The benchmark suite: that it runs, compares before it times, and keeps what it finds."""
+
+import functools
+import json
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import machine, processes, report, rows, training
+from benchmarks.libraries import jax_grad, ours, trainer
+from benchmarks.problems import Case, problem
+
+pytestmark = pytest.mark.slow  # on the default Python alone: processes that compile
+
+CASE = Case((784, 16, 10), 8, 3, 100)
+
+
+@pytest.fixture(autouse=True)
+def this_process_alone(monkeypatch):
+    """Keep what the command does to its own process from this one."""
+    monkeypatch.setattr(command, "pin", lambda: None)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+
+
+@pytest.mark.parametrize("suite", command.SUITES)
+def test_every_suite_runs_quickly(suite, capsys):
+    command.main(["--suite", suite, "--quick", "--check"])
+    printed = capsys.readouterr().out
+    assert "jaxmlp" in printed and "DIFFERENT" not in printed and f"{suite}: " in printed
+
+
+def test_all_libraries_that_are_here_train_the_same_network():
+    arrays = problem(CASE)
+    expected = None
+    for who in ("jax.grad + optax, scan", "jax.grad + optax, loop", "jaxmlp", "scikit-learn"):
+        for name in (who,) if who != "jaxmlp" else (who, "hand backward, scan"):
+            own = trainer(name, arrays, "cpu")
+            own.run()
+            found = own.params()
+            expected = found if expected is None else expected
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_library_that_differs_is_not_timed(monkeypatch):
+    class Wrong(training.Worked):
+        def build(self, case, folder):
+            for number, who in enumerate(self.workers):
+                self.compiling[who], self.versions[who] = None, ""
+                np.savez(folder / f"{number}.npz", np.full(3, 1.0 + number * 1e-2))
+            return super().build(case, folder)
+
+    worked = Wrong("cpu", [])
+    worked.workers = {who: Answering() for who in (training.OURS, training.IDENTICAL)}
+    monkeypatch.setattr(processes.Worker, "ask", lambda *_: {"compiling": None, "versions": ""})
+    shown = []
+    monkeypatch.setattr(training, "Worked", lambda *_: worked)
+    monkeypatch.setattr(training, "Limits", lambda _: Answering())
+    training.run("small", "cpu", True, shown.extend)
+    notes = {row.who: row.note for row in shown if row.note}
+    assert notes[training.IDENTICAL].startswith("DIFFERENT from ours by 1")
+    assert not any(row.who == training.IDENTICAL and row.median for row in shown)
+
+
+class Answering:
+    """A worker that answers what is expected, at once."""
+
+    process = None
+
+    def ask(self, question=None):
+        return 1.0 if question is None else {"compiling": None, "versions": ""}
+
+    def end(self):
+        pass
+
+
+def test_a_library_that_is_not_installed_is_a_row_that_says_so():
+    worker = processes.Worker("benchmarks.training", "PyTorch, eager", "cpu", "training")
+    try:
+        pytest.importorskip("torch")
+    except pytest.skip.Exception:
+        with pytest.raises(processes.Unanswered, match=r"^not installed \(torch\)$"):
+            worker.ask({"case": CASE._asdict(), "path": "nowhere.npz"})
+    finally:
+        worker.end()
+
+
+def test_a_worker_that_dies_says_how():
+    worker = processes.Worker("benchmarks.no_such_module")
+    with pytest.raises(processes.Unanswered, match=r"^its process ended with status 1$"):
+        worker.ask()
+    worker.end()
+
+
+@pytest.mark.parametrize("module", [ours, jax_grad])
+def test_the_scans_lower_for_cuda(module, monkeypatch):
+    def exported(run, params, state, data):
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state, *data)
+        )
+        return jax.export.export(jax.jit(run), platforms=["cuda"])(*shapes)
+
+    monkeypatch.setattr(module, "scanned", exported)
+    assert module.scan(problem(CASE), "gpu").platforms == ("cuda",)
+
+
+def test_the_branch_for_a_gpu_runs_on_what_is_here(monkeypatch):
+    right = processes.environment
+    monkeypatch.setattr(processes, "environment", lambda device="cpu": right("cpu"))
+    cases = functools.partial(Case, n_examples=100)
+    monkeypatch.setattr(training, "epoch_cases", lambda quick: [cases((784, 16, 10), 8, 3)])
+    shown = []
+    training.run("epoch", "gpu", True, shown.extend)
+    times = {row.who for row in shown if row.quantity == "training" and row.median}
+    assert {"jaxmlp", training.IDENTICAL, training.OURS_TOO} <= times
+    notes = {row.who: row.note for row in shown}
+    assert notes["scikit-learn"] == "RuntimeError: has no GPU"
+
+
+def row(**fields):
+    given = {"suite": "small", "case": "64-32-10 B=32", "quantity": "training", "who": "jaxmlp"}
+    return rows.Row(**(given | {"unit": "µs a step", "median": 2.0} | fields))
+
+
+def test_bounds_are_judged():
+    assert row(bound="≥ 2").holds and not row(bound="≥ 2.1").holds
+    assert row(bound="≤ 2").holds and not row(bound="≤ 1.9").holds
+    assert row().holds and row(median=None, bound="≥ 9").holds
+
+
+def test_rows_are_kept_and_the_last_whole_run_is_reported(tmp_path, monkeypatch):
+    about = rows.Context("2026-01-01T00:00:00", "abc", "a machine", "float32", "0", quick=False)
+    old = [row(who="old")]
+    new = [row(low=1.5, high=2.5, least=1.25, share=0.5), row(who="x", median=None, note="absent")]
+    rows.append(old, about, tmp_path)
+    rows.append(new, about._replace(date="2026-01-02T00:00:00"), tmp_path)
+    rows.append(old, about._replace(date="2026-01-03T00:00:00", quick=True), tmp_path)
+    found, context = rows.latest("small", tmp_path)
+    assert found == new and context.date == "2026-01-02T00:00:00"
+    assert rows.latest("epoch", tmp_path) is None
+    monkeypatch.setattr(report, "REPORT", tmp_path / "REPORT.md")
+    monkeypatch.setattr(report, "latest", lambda suite: rows.latest(suite, tmp_path))
+    text = report.write().read_text()
+    assert "| jaxmlp | 2 µs a step | 1.5 | 2.5 | 1.25 | 0.50 |" in text and "absent" in text
+
+
+def test_the_chart_is_drawn(tmp_path):
+    epoch = [row(suite="epoch", case=case) for case in ("a", "b")]
+    report.chart(
+        [*epoch, row(suite="epoch", case="b", who="other", median=3.0)], tmp_path / "x.png"
+    )
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missed_bound_is_status_1(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "measured", lambda *_: [row(bound="≥ 3")])
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "append", lambda *_: None)
+    monkeypatch.setattr(report, "write", lambda: tmp_path)
+    command.main(["--suite", "small"])
+    with pytest.raises(SystemExit) as raised:
+        command.main(["--suite", "small", "--check"])
+    assert raised.value.code == 1
+
+
+def test_bad_options_are_refused(capsys):
+    for arguments in (["--suite", "fast"], [], ["--device", "tpu"]):
+        with pytest.raises(SystemExit) as raised:
+            command.main(arguments)
+        assert raised.value.code == 2
+    assert "--suite: expected" in capsys.readouterr().err
+
+
+def test_the_rate_of_products_is_one_of_this_machine():
+    rate = machine.numpy_rate((64, 64, 64))
+    assert 1e8 < rate < 1e14
+    assert json.dumps(rate)
