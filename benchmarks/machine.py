@@ -3,8 +3,10 @@
 import functools
 import os
 import platform
+import resource
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +58,21 @@ def device_name(device: str) -> str:
     return jax.devices()[0].device_kind
 
 
+def peak_memory() -> float:
+    """Return the most memory (MB) that this process has had in use.
+
+    By Linux's own account of it, where there is one: getrusage counts what its parent had when it
+    was begun.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kibibytes /= 1024 if sys.platform == "darwin" else 1
+    return kibibytes / 1024
+
+
 def _rate(multiply: Callable[[], Any], flops: int) -> float:
     """Return additions and multiplications a second: the best of some trials."""
     multiply()
@@ -90,18 +107,18 @@ def xla_rate(shape: tuple[int, int, int]) -> float:
 
     def chain(product: Callable[[Any, Any], Any], a: Any, b: Any) -> Callable[[], Any]:
         @jax.jit
-        def run(a: Any, b: Any) -> Any:
+        def run(a: Any, b: Any, repeats: Any) -> Any:
             def step(_: Any, carry: Any) -> Any:
                 a, total = carry
                 total = product(a, b)
                 # The next product waits for this one: one entry of an operand is from its result.
                 return a.at[0, 0].set(total[0, 0] * 1e-30), total
 
-            return jax.lax.fori_loop(0, repeats, step, (a, product(a, b)))
+            return jax.lax.fori_loop(0, repeats, step, (a, jnp.zeros((n, m))))
 
-        return lambda: jax.block_until_ready(run(a, b))
+        return lambda: jax.block_until_ready(run(a, b, repeats))
 
-    flops = 2 * n * k * m * (repeats + 1)
+    flops = 2 * n * k * m * repeats
     plain = chain(lambda a, b: a @ b, a, b)
     turned = chain(lambda a, b: a.T @ b, jnp.asarray(np.asarray(a).T.copy()), b)
     return max(_rate(plain, flops), _rate(turned, flops))

@@ -87,6 +87,7 @@ def problem(case: Case) -> Problem:
         weights.append((rng.normal(size=(n_out, n_in)) * n_in**-0.5).astype(np.float32))
         biases.append((rng.normal(size=n_out) * 0.1).astype(np.float32))
     rows = case.steps * case.batch_size
-    orders = [rng.permutation(case.n_examples) for _ in range(-(-rows // case.n_examples))]
-    order = np.concatenate(orders)[:rows].reshape(case.steps, case.batch_size).astype(np.int32)
+    epochs = -(-rows // case.n_examples)
+    order = np.tile(rng.permutation(case.n_examples), epochs)[:rows].astype(np.int32)
+    order = order.reshape(case.steps, case.batch_size)
     return Problem(case, pixels, classes, weights, biases, order)

@@ -4,16 +4,17 @@ Run as a module it is the worker of one library.
 """
 
 import math
-import resource
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.libraries import GRADIENTS, LIBRARIES, Trainer, trainer
 from benchmarks.limits import Limits
 from benchmarks.problems import Case, case_of, problem
@@ -36,7 +37,8 @@ EQUAL = 1e-2
 EPOCH = 60000  # examples
 # torch.compile takes ten seconds and more for each of them.
 COMPILED_AT = {(128, 128), (1024, 128)}  # (H, B), one hidden layer
-_ROUND = 0.07  # seconds of arithmetic in a round, at a rate that is about right
+SPIN = 0.12  # seconds in which OpenBLAS's threads still look for work: 2^28 cycles
+_ROUND = 0.05  # seconds of arithmetic in a round, at a rate that is about right
 _ABOUT = 1.2e11  # additions and multiplications a second
 
 
@@ -60,7 +62,7 @@ def epoch_cases(quick: bool) -> list[Case]:
 def small_cases(quick: bool) -> list[Case]:
     """Return the cases of small networks, of digits' shape."""
     sizes = ((64, 32, 10),) if quick else ((64, 32, 10), (64, 32, 32, 10))
-    return [Case(own, 32, 20 if quick else 2000, 1797) for own in sizes]
+    return [Case(own, 32, 56 * (2 if quick else 50), 56 * 32) for own in sizes]
 
 
 class Worked:
@@ -112,9 +114,13 @@ class Worked:
     def seconds(self, names: Sequence[str], rounds: int) -> dict[str, list[float]]:
         """Return the times of one run of the steps, round by round and in turn."""
         times: dict[str, list[float]] = {who: [] for who in names}
+        rng = np.random.default_rng(0)
         for _ in range(rounds):
-            for who, values in times.items():
+            for who in rng.permutation(names).tolist():  # nobody always after the same one
+                values = times[who]
                 values.append(self.workers[who].ask(None))
+                if LIBRARIES.get(who, ("",))[0] == "scikit_learn":
+                    time.sleep(SPIN)
         return times
 
     def end(self) -> None:
@@ -263,7 +269,7 @@ def run(suite: str, device: str, quick: bool, show: Show) -> list[Row]:
             if OURS in failed:
                 raise SystemExit(f"{OURS}: {failed[OURS]}")
             names_here = [who for who in names if who not in failed]
-            rounds = 1 if quick else 3 if case.flops > 5e8 else 5
+            rounds = 1 if quick else 4 if case.flops > 5e8 else 8
             times = worked.seconds(names_here, rounds)
             peak = None if quick else limits.peak(case.products)
             rows = rows_of(suite, case, times, peak, worked)
@@ -317,12 +323,12 @@ def begin() -> Callable[[Any], Any]:
         nonlocal now
         if question is None:
             assert now is not None
-            # In the run before, the threads of whoever was last stop looking for work (OpenBLAS's
-            # do for 2^28 cycles), and caches and clocks are this one's again.
+            # In the run before, the threads of whoever was last go to sleep, and caches and clocks
+            # become this one's again.
             now.run()
             return timed(now.run)
-        if question == "memory":  # kibibytes, of the whole life of the process
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if question == "memory":
+            return machine.peak_memory()
         now = None  # its memory, before the next one's
         now = trainer(who, problem(case_of(question["case"])), device, table)
         now.run()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -149,7 +150,11 @@ def init(network: Network, key: Array, dtype: jax.typing.DTypeLike = jnp.float32
         He, Zhang, Ren, Sun, Delving Deep into Rectifiers, 2015, section 2.2.
     """
     check_key(key)
-    dtype = check_float_dtype(dtype)
+    return _drawn(network, key, check_float_dtype(dtype))
+
+
+@partial(jax.jit, static_argnames="dtype")  # one program: layer by layer it would be a dozen
+def _drawn(network: Network, key: Array, dtype: np.dtype) -> Parameters:
     layers = []
     gains = [2.0 if name in _HE else 1.0 for name in network.activations] + [1.0]
     keys = jax.random.split(key, len(gains))
@@ -157,7 +162,9 @@ def init(network: Network, key: Array, dtype: jax.typing.DTypeLike = jnp.float32
         keys, gains, network.sizes[:-1], network.sizes[1:], strict=True
     ):
         scale = math.sqrt(gain / n_in)
-        weight = scale * jax.random.normal(layer_key, (n_out, n_in), dtype)
+        # As it is drawn by itself, rounded before it is scaled.
+        drawn = jax.lax.optimization_barrier(jax.random.normal(layer_key, (n_out, n_in), dtype))
+        weight = scale * drawn
         layers.append(Layer(weight, jnp.zeros(n_out, dtype) if network.bias else None))
     return tuple(layers)
 

@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier: `partial_fit` over the examples in their order."""
+"""scikit-learn's MLPClassifier over the examples in their order: `partial_fit`, or `fit`."""
 
 from typing import Any
 
@@ -10,11 +10,12 @@ from benchmarks.problems import BATCH, CLASSES, HIDDEN, RATE, Problem
 
 
 def partial_fit(problem: Problem, device: str) -> Trainer:
-    """Return one pass over the rows of all steps, which it cuts into batches itself."""
+    """Return passes over the rows of an epoch, which it cuts into batches itself."""
     if device != "cpu":
         raise RuntimeError("has no GPU")
     case = problem.case
-    rows = problem.order.reshape(-1)
+    epochs = max(1, case.steps * case.batch_size // case.n_examples)
+    rows = problem.order.reshape(-1)[: case.steps * case.batch_size // epochs]
     inputs, classes = problem.inputs[rows], problem.classes[rows]
     settings: Any = {"batch_size": case.batch_size}  # annotated as a string there
     model = MLPClassifier(
@@ -40,8 +41,14 @@ def partial_fit(problem: Problem, device: str) -> Trainer:
         pairs = zip(model.coefs_, model.intercepts_, strict=True)
         return [array for weight, bias in pairs for array in (weight.T, bias)]
 
+    # Its `fit` checks the data once, and its epochs do not stop early.
+    model.set_params(warm_start=True, max_iter=epochs, n_iter_no_change=10**9)
+
     def steps() -> None:
-        model.partial_fit(inputs, classes)
+        if epochs == 1:
+            model.partial_fit(inputs, classes)
+        else:
+            model.fit(inputs, classes)
 
     return Trainer(steps, params)
 

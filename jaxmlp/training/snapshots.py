@@ -1,7 +1,8 @@
 """A training under way, as it is stopped, kept and gone on with."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,11 +58,16 @@ def first_snapshot(network: Network, params: Parameters, settings: Settings) -> 
     """
     dtype = np.dtype(params[0].weight.dtype)
     wide = wide_parameters(params)
-    name, decaying, clipping = settings.transformation
-    optimizer = optimizer_named(name, decaying=decaying, clipping=clipping)
-    optimizer_state = with_numbers(optimizer.init(wide), settings.numbers)  # pyright: ignore[reportArgumentType]
+    first_state = _first_state(wide, optimizer=settings.transformation)
+    optimizer_state = with_numbers(first_state, settings.numbers)
     average = None if settings.average_decay is None else wide_parameters(params)
     return Snapshot(0, 0, 0, TrainingState(wide, optimizer_state, average), no_sums(dtype))
+
+
+@partial(jax.jit, static_argnames="optimizer")  # leaf by leaf it would be a dozen programs
+def _first_state(params: Any, *, optimizer: tuple[str, bool, bool]) -> Any:
+    name, decaying, clipping = optimizer
+    return optimizer_named(name, decaying=decaying, clipping=clipping).init(params)
 
 
 @jax.jit
