@@ -62,7 +62,7 @@ def epoch_cases(quick: bool) -> list[Case]:
 def small_cases(quick: bool) -> list[Case]:
     """Return the cases of small networks, of digits' shape."""
     sizes = ((64, 32, 10),) if quick else ((64, 32, 10), (64, 32, 32, 10))
-    return [Case(own, 32, 56 * (2 if quick else 50), 56 * 32) for own in sizes]
+    return [Case(own, 32, 56 * (2 if quick else 30), 56 * 32) for own in sizes]
 
 
 class Worked:
@@ -269,7 +269,7 @@ def run(suite: str, device: str, quick: bool, show: Show) -> list[Row]:
             if OURS in failed:
                 raise SystemExit(f"{OURS}: {failed[OURS]}")
             names_here = [who for who in names if who not in failed]
-            rounds = 1 if quick else 4 if case.flops > 5e8 else 8
+            rounds = 1 if quick else 4 if case.flops > 5e8 else 6
             times = worked.seconds(names_here, rounds)
             peak = None if quick else limits.peak(case.products)
             rows = rows_of(suite, case, times, peak, worked)
