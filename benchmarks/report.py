@@ -105,7 +105,8 @@ def chart(rows: Sequence[Row], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(11, 5), layout="constrained")
     for who in dict.fromkeys(row.who for row in timed):
         points = [(cases.index(r.case), r.median / ours[r.case]) for r in timed if r.who == who]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1, label=who)
+        line = {"linewidth": 1} if len(points) == len(cases) else {"linestyle": ""}
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=who, **line)
     axes.set_yscale("log")
     ticks = (0.8, 1, 1.5, 2, 3, 5, 10)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
