@@ -31,7 +31,7 @@ class Limits:
         return self.known[shape]
 
     def peak(self, shapes: list[tuple[int, int, int]]) -> float:
-        """Return the best rate at any of the shapes that make up nine tenths of the arithmetic."""
+        """Return the best rate at any of the shapes, those under half of the largest left out."""
         shapes = sorted(set(shapes), key=lambda shape: -shape[0] * shape[1] * shape[2])
         largest = shapes[0][0] * shapes[0][1] * shapes[0][2]
         return max(self.rate(s) for s in shapes if s[0] * s[1] * s[2] > largest / 2)

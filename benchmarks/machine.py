@@ -34,7 +34,7 @@ def commit() -> str:
         result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
         return result.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "jaxmlp")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "jaxmlp", "*.py")
     return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
 
 

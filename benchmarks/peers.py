@@ -42,9 +42,9 @@ RATIOS = [
     ("variance", "BackPACK", "variance", 1.0),
     ("KFAC factors", "BackPACK", "KFAC factors", 1.0),
     ("Gauss–Newton diagonal", "BackPACK", "Gauss–Newton diagonal", 1.0),
-    ("norms and gradient", "BackPACK", "norms", None),
-    ("variance and gradient", "BackPACK", "variance", None),
-    ("KFAC factors and gradient", "BackPACK", "KFAC factors", None),
+    ("norms and gradient", "BackPACK", "norms", 1.0),
+    ("variance and gradient", "BackPACK", "variance", 1.0),
+    ("KFAC factors and gradient", "BackPACK", "KFAC factors", 1.0),
     ("Gauss–Newton diagonal and gradient", "BackPACK", "Gauss–Newton diagonal", None),
 ]
 PRIVATE_OVER_PLAIN = 1.25

@@ -64,6 +64,45 @@ class Problem(NamedTuple):
         return self.pixels.astype(np.float32) * np.float32(1 / 255)
 
 
+def gradient(
+    weights: list[np.ndarray], biases: list[np.ndarray], x: np.ndarray, classes: np.ndarray
+) -> list[np.ndarray]:
+    """Return the gradient of the mean cross-entropy by NumPy, as every library is judged by."""
+    activations = [x]
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        activations.append(np.maximum(activations[-1] @ weight.T + bias, 0))
+    logits = activations[-1] @ weights[-1].T + biases[-1]
+    delta = np.exp(logits - logits.max(axis=1, keepdims=True))
+    delta /= delta.sum(axis=1, keepdims=True)
+    delta[np.arange(len(x)), classes] -= 1
+    delta /= len(x)
+    result: list[np.ndarray] = []
+    for layer in reversed(range(len(weights))):
+        result[:0] = [delta.T @ activations[layer], delta.sum(axis=0)]
+        delta = (delta @ weights[layer]) * (activations[layer] > 0)
+    return result
+
+
+def expected(own: "Problem", table: str) -> list[np.ndarray]:
+    """Return what a library is to arrive at, in float64: its first gradient, or its change.
+
+    The change is that of weights and biases by all steps.
+    """
+    weights = [array.astype(np.float64) for array in own.weights]
+    biases = [array.astype(np.float64) for array in own.biases]
+    for rows in own.order:
+        x = own.pixels[rows] * (1 / 255)
+        step = gradient(weights, biases, x, own.classes[rows])
+        if table == "gradient":
+            return step
+        for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            weight -= RATE * step[2 * number]
+            bias -= RATE * step[2 * number + 1]
+    before = [array for pair in zip(own.weights, own.biases, strict=True) for array in pair]
+    after = [array for pair in zip(weights, biases, strict=True) for array in pair]
+    return [new - old for new, old in zip(after, before, strict=True)]
+
+
 def case_of(request: dict[str, Any]) -> Case:
     """Return the case that a request names."""
     own: Any = request | {"sizes": tuple(request["sizes"])}

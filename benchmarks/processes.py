@@ -28,7 +28,9 @@ def environment(device: str = "cpu") -> dict[str, str]:
     """Return the environment of a worker: two threads on a CPU, and where JAX computes."""
     threads = {f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")}
     platform = "cpu" if device == "cpu" else "cuda"
-    return os.environ | threads | {"JAX_PLATFORMS": platform}
+    # Cold is to be cold, whatever cache the user has; and several processes share one GPU.
+    own = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name}
+    return own | threads | {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Worker:
@@ -75,8 +77,10 @@ class Worker:
 
     def end(self) -> None:
         """Close its input, upon which it ends."""
-        if self.process.poll() is None:
+        try:
             self.process.communicate(timeout=60)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            self.process.kill()
 
 
 def serve(begin: Callable[[], Callable[[Any], Any]]) -> None:
@@ -98,7 +102,8 @@ def serve(begin: Callable[[], Callable[[Any], Any]]) -> None:
             answer = {"wrong": f"not installed ({error.name})"}
         except Exception as error:
             traceback.print_exc()
-            answer = {"wrong": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
+            line = (str(error).splitlines() or [""])[0]
+            answer = {"wrong": f"{type(error).__name__}: {line[:120]}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 

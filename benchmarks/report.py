@@ -22,7 +22,7 @@ TITLES = {
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return "" if value is None else f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def figure(row: Row) -> str:
@@ -105,7 +105,7 @@ def chart(rows: Sequence[Row], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(11, 5), layout="constrained")
     for who in dict.fromkeys(row.who for row in timed):
         points = [(cases.index(r.case), r.median / ours[r.case]) for r in timed if r.who == who]
-        line = {"linewidth": 1} if len(points) == len(cases) else {"linestyle": ""}
+        line: dict[str, Any] = {"linewidth": 1} if len(points) == len(cases) else {"linestyle": ""}
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=who, **line)
     axes.set_yscale("log")
     ticks = (0.8, 1, 1.5, 2, 3, 5, 10)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import machine, processes, report, rows, training
 from benchmarks.libraries import jax_grad, ours, trainer
-from benchmarks.problems import Case, problem
+from benchmarks.problems import Case, expected, problem
 
 pytestmark = pytest.mark.slow  # on the default Python alone: processes that compile
 
@@ -20,9 +20,11 @@ CASE = Case((784, 16, 10), 8, 3, 100)
 
 @pytest.fixture(autouse=True)
 def this_process_alone(monkeypatch):
-    """Keep what the command does to its own process from this one."""
+    """Keep what the command does to its process from this one, and our settings from it."""
     monkeypatch.setattr(command, "pin", lambda: None)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        yield
 
 
 @pytest.mark.parametrize("suite", command.SUITES)
@@ -33,16 +35,43 @@ def test_every_suite_runs_quickly(suite, capsys):
 
 
 def test_all_libraries_that_are_here_train_the_same_network():
-    arrays = problem(CASE)
-    expected = None
-    for who in ("jax.grad + optax, scan", "jax.grad + optax, loop", "jaxmlp", "scikit-learn"):
-        for name in (who,) if who != "jaxmlp" else (who, "hand backward, scan"):
-            own = trainer(name, arrays, "cpu")
-            own.run()
-            found = own.params()
-            expected = found if expected is None else expected
-            for one, other in zip(found, expected, strict=True):
-                np.testing.assert_allclose(one, other, atol=1e-5)
+    own = problem(CASE)
+    before = [array for pair in zip(own.weights, own.biases, strict=True) for array in pair]
+    for who in (training.OURS, training.OURS_TOO, training.IDENTICAL, "scikit-learn"):
+        library = trainer(who, own, "cpu")
+        library.run()
+        for start, change, array in zip(
+            before, expected(own, "training"), library.params(), strict=True
+        ):
+            largest = np.max(np.abs(change))
+            assert largest > 1e-7
+            np.testing.assert_allclose(array - start, change, rtol=0, atol=1e-2 * largest)
+    slope = expected(own, "gradient")
+    for who in ("jaxmlp", "jax.grad"):
+        for one, other in zip(trainer(who, own, "cpu", "gradient").params(), slope, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.max(np.abs(other)))
+
+
+def test_the_gradient_that_judges_is_the_slope_of_the_loss():
+    own = problem(CASE)
+    weights = [array.astype(np.float64) for array in own.weights]
+    biases = [array.astype(np.float64) for array in own.biases]
+    x, classes = own.pixels[own.order[0]] / 255, own.classes[own.order[0]]
+
+    def loss():
+        hidden = np.maximum(x @ weights[0].T + biases[0], 0)
+        z = hidden @ weights[1].T + biases[1]
+        return np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(x)), classes])
+
+    slopes = expected(own, "gradient")
+    for array, slope in ((weights[0], slopes[0]), (biases[0], slopes[1]), (weights[1], slopes[2])):
+        place = np.unravel_index(np.argmax(np.abs(slope)), slope.shape)
+        losses = []
+        for step in (1e-6, -2e-6):
+            array[place] += step
+            losses.append(loss())
+        array[place] += 1e-6
+        np.testing.assert_allclose((losses[0] - losses[1]) / 2e-6, slope[place], rtol=1e-5)
 
 
 def test_a_library_that_differs_is_not_timed(monkeypatch):
@@ -52,19 +81,22 @@ def test_a_library_that_differs_is_not_timed(monkeypatch):
                 self.compiling[who], self.versions[who] = None, ""
                 own = problem(case)
                 pairs = zip(own.weights, own.biases, strict=True)
-                moved = [array + 1 + 0.1 * number for pair in pairs for array in pair]
+                before = [array for pair in pairs for array in pair]
+                factor = 1 + 0.1 * number
+                changes = expected(own, "training")
+                moved = [old + factor * new for old, new in zip(before, changes, strict=True)]
                 np.savez(folder / f"{number}.npz", *moved)
             return super().build(case, folder)
 
     worked = Wrong("cpu", [])
-    worked.workers = {who: Answering() for who in (training.OURS, training.IDENTICAL)}
-    monkeypatch.setattr(processes.Worker, "ask", lambda *_: {"compiling": None, "versions": ""})
+    workers: dict = {who: Answering() for who in (training.OURS, training.IDENTICAL)}
+    worked.workers = workers
     shown = []
     monkeypatch.setattr(training, "Worked", lambda *_: worked)
     monkeypatch.setattr(training, "Limits", lambda _: Answering())
     training.run("small", "cpu", True, shown.extend)
     notes = {row.who: row.note for row in shown if row.note}
-    assert notes[training.IDENTICAL].startswith("DIFFERENT from ours by 1")
+    assert notes[training.IDENTICAL].startswith("DIFFERENT from NumPy in float64 by")
     assert not any(row.who == training.IDENTICAL and row.median for row in shown)
 
 
@@ -141,7 +173,9 @@ def test_rows_are_kept_and_the_last_whole_run_is_reported(tmp_path, monkeypatch)
     rows.append(old, about, tmp_path)
     rows.append(new, about._replace(date="2026-01-02T00:00:00"), tmp_path)
     rows.append(old, about._replace(date="2026-01-03T00:00:00", quick=True), tmp_path)
-    found, context = rows.latest("small", tmp_path)
+    latest = rows.latest("small", tmp_path)
+    assert latest is not None
+    found, context = latest
     assert found == new and context.date == "2026-01-02T00:00:00"
     assert rows.latest("epoch", tmp_path) is None
     monkeypatch.setattr(report, "REPORT", tmp_path / "REPORT.md")
@@ -166,6 +200,14 @@ def test_a_missed_bound_is_status_1(monkeypatch, tmp_path):
     command.main(["--suite", "small"])
     with pytest.raises(SystemExit) as raised:
         command.main(["--suite", "small", "--check"])
+    assert raised.value.code == 1
+
+
+def test_what_differs_in_an_earlier_suite_is_status_1_also_of_a_quick_run(monkeypatch):
+    rows_of = {"gradients": [row(median=None, note="DIFFERENT by 1")]}
+    monkeypatch.setattr(command, "measured", lambda suite, *_: rows_of.get(suite, [row()]))
+    with pytest.raises(SystemExit) as raised:
+        command.main(["--suite", "all", "--quick", "--check"])
     assert raised.value.code == 1
 
 
