@@ -111,7 +111,8 @@ def by_hand(problem: Problem, device: str) -> Trainer:
                 below, above = activations[layer], delta
                 if layer:
                     delta = (above @ weights[layer]).mul_(below > 0)
-                weights[layer].addmm_(above.t(), below, alpha=scale)
+                # Not `addmm_`, which adds the product's terms to the weights and rounds each sum.
+                weights[layer].add_(above.t() @ below, alpha=scale)
                 biases[layer].add_(above.sum(0), alpha=scale)
         block(where)
 
