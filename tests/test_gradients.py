@@ -733,9 +733,11 @@ def products(jaxpr):
         if equation.primitive.name == "dot_general":
             yield equation
         for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from products(inner)
+            # The branches of a choice, by the platform, are several.
+            for one in value if isinstance(value, tuple) else (value,):
+                inner = getattr(one, "jaxpr", one)
+                if hasattr(inner, "eqns"):
+                    yield from products(inner)
 
 
 @EACH
