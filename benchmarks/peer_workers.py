@@ -68,7 +68,7 @@ def normals(key: Any, tree: Any, scale: Any) -> Any:
     return jax.tree.unflatten(structure, draws)
 
 
-def descend(params: Any, total: Any, count: int, key: Any, noise: Any, draw: Any = normals) -> Any:
+def descend(params: Any, total: Any, count: int, key: Any, noise: Any) -> Any:
     """Return the parameters after a step along a sum, with Gaussian noise on it, and the key."""
     import jax
 

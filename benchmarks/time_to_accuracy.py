@@ -2,14 +2,14 @@
 
 Run as a module it is one library's whole process:
 
-    python -m benchmarks.time_to_accuracy LIBRARY DATA.npz SEED [EPOCHS]
+    python -m benchmarks.time_to_accuracy MODULE DATA.npz SEED EPOCHS DEVICE
 
 Each library trains 784-256-10 with ReLU units by Adam under a one-cycle schedule with smoothed
 labels, written as its documentation would, for as few epochs as keep it above 98 % on every seed
 tried; scikit-learn has no schedule and trains with its default rate until it is there, 30 epochs at
-most. The images
-come from one uncompressed file of bytes, the same for all; the test is the last thing that is done,
-for scikit-learn after every epoch.
+most. The images come from one uncompressed file of bytes, the same for all; the test is the last
+thing that is done, for scikit-learn after every epoch. A first process of each is not timed: it
+reads the library from the disk.
 """
 
 import importlib
@@ -106,7 +106,7 @@ def run(device: str, quick: bool, data_dir: str | None, show: Show) -> list[Row]
                 states = {"cold": None, "warm": folder / "cache"} if compiles else {"cold": None}
                 for state, cache in states.items():
                     try:
-                        if cache is not None and seed == 0:
+                        if seed == 0:
                             seconds_and_accuracy(who, path, seed, device, cache)
                         seconds, accuracy = seconds_and_accuracy(who, path, seed, device, cache)
                     except RuntimeError as error:

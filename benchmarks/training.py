@@ -114,13 +114,21 @@ class Worked:
         return failed
 
     def seconds(self, names: Sequence[str], rounds: int) -> dict[str, list[float]]:
-        """Return the times of one run of the steps, round by round and in turn."""
+        """Return the times of one run of the steps, round by round and in turn.
+
+        Whoever fails meanwhile is left out from then on, and `missing` says why.
+        """
         times: dict[str, list[float]] = {who: [] for who in names}
         rng = np.random.default_rng(0)
         for _ in range(rounds):
             for who in rng.permutation(names).tolist():  # nobody always after the same one
-                values = times[who]
-                values.append(self.workers[who].ask(None))
+                if who in self.missing:
+                    continue
+                try:
+                    times[who].append(self.workers[who].ask(None))
+                except Unanswered as error:
+                    self.missing[who] = str(error)
+                    del times[who]
                 if LIBRARIES.get(who, ("",))[0] == "scikit_learn":
                     time.sleep(SPIN)
         return times
@@ -135,16 +143,15 @@ def rows_of(
     suite: str, case: Case, times: dict[str, list[float]], peak: float | None, worked: Worked
 ) -> list[Row]:
     """Return the rows of a case: every library, and the ratios of medians to ours."""
-    scale, unit = (1e6, "µs a step") if suite == "small" else (0.0, "s an epoch")
-    if not scale:
-        scale = math.ceil(EPOCH / case.batch_size)
-    rows, medians = [], {}
+    scale, unit = 1e6, "µs a step"
+    if suite == "epoch":
+        scale, unit = math.ceil(EPOCH / case.batch_size), "s an epoch"
+    rows = []
     for who, values in times.items():
         each = [value / case.steps * scale for value in values]
-        medians[who] = statistics.median(each)
         share = None
         if peak is not None:
-            share = case.flops / peak * scale / medians[who]
+            share = case.flops / peak * scale / statistics.median(each)
         own = worked.versions[who]
         rows.append(
             Row(
@@ -171,9 +178,10 @@ def ratios(suite: str, case: Case, rows: list[Row]) -> list[Row]:
 
 def geometric(suite: str, rows: list[Row], who: str, bound: str) -> Row | None:
     """Return the geometric mean over the cases of a library's time divided by ours."""
-    timed = [row for row in rows if row.quantity == "training" and row.median]
     medians: dict[tuple[str, str], float] = {
-        (row.who, row.case): row.median for row in timed if row.median is not None
+        (row.who, row.case): row.median
+        for row in rows
+        if row.quantity == "training" and row.median is not None
     }
     logs = [
         math.log(median / medians[OURS, case])
@@ -277,6 +285,9 @@ def run(suite: str, device: str, quick: bool, show: Show) -> list[Row]:
             names_here = [who for who in worked.workers if who not in failed]
             rounds = 1 if quick else 4 if case.flops > 5e8 else 6
             times = worked.seconds(names_here, rounds)
+            failed |= worked.missing
+            if OURS in failed:
+                raise SystemExit(f"{OURS}: {failed[OURS]}")
             peak = None if quick else limits.peak(case.products)
             rows = rows_of(suite, case, times, peak, worked)
             rows += [

@@ -30,6 +30,7 @@ LIBRARIES: dict[str, tuple[str, str]] = {
     "hand backward, scan": ("ours", "scan"),
     "jax.grad + optax, scan": ("jax_grad", "scan"),
     "jax.grad + optax, loop": ("jax_grad", "loop"),
+    "Flax NNX, scan": ("flax_nnx", "scan"),
     "Flax NNX, loop": ("flax_nnx", "loop"),
     "Equinox, scan": ("equinox_", "scan"),
     "PyTorch, eager": ("pytorch", "eager"),
