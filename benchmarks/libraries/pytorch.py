@@ -59,7 +59,7 @@ def stepping(problem: Problem, device: str, wrap: Callable[[Any], Any] | None) -
     where = place(device)
     model = model_of(problem, where)
     inputs, classes, order = data_of(problem, where)
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, fused=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, fused=where == "cuda")
     criterion = torch.nn.CrossEntropyLoss()
 
     def loss_of(inputs: Any, classes: Any) -> Any:
@@ -134,7 +134,7 @@ def cuda_graph(problem: Problem, device: str) -> Trainer:
         raise RuntimeError("needs a GPU")
     model = model_of(problem, where)
     inputs, classes, order = data_of(problem, where)
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, fused=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, fused=where == "cuda")
     criterion = torch.nn.CrossEntropyLoss()
     rows = order[0].clone()
 
