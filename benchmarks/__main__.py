@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         begin = time.perf_counter()
         jax = importlib.metadata.version("jax")
         name = machine.device_name(options.device)
-        about = rows.context(name, machine.commit(), jax, options.quick)
+        about = rows.context(name, machine.commit(), jax)
         result = measured(suite, options.device, options.quick, data_dir)
         if not options.quick:
             rows.append(result, about)

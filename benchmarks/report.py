@@ -74,8 +74,8 @@ def write() -> Path:
     lines = [
         "# Report",
         "",
-        "Written by `python -m benchmarks --report` from the rows under `results/`: the last whole",
-        "run of each suite. How everything is measured is in [README.md](README.md). A figure that",
+        "Written by `python -m benchmarks --report` from the rows under `results/`: the last run",
+        "of each suite. How everything is measured is in [README.md](README.md). A figure that",
         "misses what is asked of it says so.",
     ]
     for suite, title in TITLES.items():

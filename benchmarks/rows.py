@@ -51,13 +51,12 @@ class Context(NamedTuple):
     device: str
     precision: str
     jax: str
-    quick: bool
 
 
-def context(device: str, commit: str, jax: str, quick: bool) -> Context:
+def context(device: str, commit: str, jax: str) -> Context:
     """Return the context of a run that begins now."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Context(now, commit, device, "float32", jax, quick)
+    return Context(now, commit, device, "float32", jax)
 
 
 def measured(values: Sequence[float]) -> dict[str, Any]:
@@ -92,10 +91,9 @@ def append(rows: Sequence[Row], about: Context, folder: Path = RESULTS) -> Path:
 
 
 def latest(suite: str, folder: Path = RESULTS) -> tuple[list[Row], Context] | None:
-    """Return the rows of a suite's last whole run, and their context; None where there is none."""
+    """Return the rows of a suite's last run, and their context; None where there is none."""
     path = folder / f"{suite}.csv"
     records = _read(path) if path.exists() else []
-    records = [record for record in records if record["quick"] == "False"]
     if not records:
         return None
     last = [record for record in records if record["date"] == records[-1]["date"]]
@@ -107,5 +105,5 @@ def latest(suite: str, folder: Path = RESULTS) -> tuple[list[Row], Context] | No
         }
         words = {name: record[name] for name in Row._fields if name not in numbers}
         rows.append(Row(**words, **numbers))  # pyright: ignore[reportArgumentType]
-    words = {name: last[0][name] for name in Context._fields if name != "quick"}
-    return rows, Context(**words, quick=False)
+    words = {name: last[0][name] for name in Context._fields}
+    return rows, Context(**words)

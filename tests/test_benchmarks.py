@@ -166,13 +166,12 @@ def test_bounds_are_judged():
     assert row().holds and row(median=None, bound="≥ 9").holds
 
 
-def test_rows_are_kept_and_the_last_whole_run_is_reported(tmp_path, monkeypatch):
-    about = rows.Context("2026-01-01T00:00:00", "abc", "a machine", "float32", "0", quick=False)
+def test_rows_are_kept_and_the_last_run_is_reported(tmp_path, monkeypatch):
+    about = rows.Context("2026-01-01T00:00:00", "abc", "a machine", "float32", "0")
     old = [row(who="old")]
     new = [row(low=1.5, high=2.5, least=1.25, share=0.5), row(who="x", median=None, note="absent")]
     rows.append(old, about, tmp_path)
     rows.append(new, about._replace(date="2026-01-02T00:00:00"), tmp_path)
-    rows.append(old, about._replace(date="2026-01-03T00:00:00", quick=True), tmp_path)
     latest = rows.latest("small", tmp_path)
     assert latest is not None
     found, context = latest
