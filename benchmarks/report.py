@@ -103,6 +103,8 @@ def chart(rows: Sequence[Row], path: Path) -> None:
     cases = list(dict.fromkeys(row.case for row in timed))
     ours: dict[str, Any] = {row.case: row.median for row in timed if row.who == "jaxmlp"}
     figure, axes = pyplot.subplots(figsize=(11, 5), layout="constrained")
+    colours = pyplot.colormaps["tab20"](range(20))  # more of them than libraries
+    axes.set_prop_cycle(color=colours)
     for who in dict.fromkeys(row.who for row in timed):
         points = [(cases.index(r.case), r.median / ours[r.case]) for r in timed if r.who == who]
         line: dict[str, Any] = {"linewidth": 1} if len(points) == len(cases) else {"linestyle": ""}
