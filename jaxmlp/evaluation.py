@@ -167,9 +167,8 @@ def scaled_batch(scaling: Scaling | None, batch: Batch, dtype: DTypeLike) -> Bat
 
 
 @jax.jit
-def _chunk_sums(
-    network: Network, params: Parameters, scaling: Scaling | None, batch: Batch
-) -> Sums:
+def chunk_sums(network: Network, params: Parameters, scaling: Scaling | None, batch: Batch) -> Sums:
+    """Return the sums of a prepared chunk."""
     batch = scaled_batch(scaling, batch, params[0].weight.dtype)
     outputs = forward_batch(network, params, batch.inputs).preactivations[-1]
     losses = jax.vmap(LOSSES[network.loss].value)(outputs, batch.targets)
@@ -180,7 +179,7 @@ def evaluate_chunks(
     network: Network, params: Parameters, scaling: Scaling | None, batches: list[Batch]
 ) -> Metrics:
     """Return the figures over prepared chunks, fetched from the device once."""
-    sums = [_chunk_sums(network, params, scaling, batch) for batch in batches]
+    sums = [chunk_sums(network, params, scaling, batch) for batch in batches]
     total: Any = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
     return Sums(*total).metrics(network)
 

@@ -6,6 +6,7 @@ the pieces change nothing in what is computed.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxmlp.batch import Batch
-from jaxmlp.evaluation import Metrics, Sums, evaluate_chunks, padded, padded_batch
+from jaxmlp.evaluation import Metrics, chunk_sums, evaluate_chunks, padded, padded_batch
 from jaxmlp.network import Network, Parameters
 from jaxmlp.privacy import epsilon, padded_size, poisson_batches
 from jaxmlp.privacy.gradient import check_wide, exact_products
@@ -83,6 +84,7 @@ class Training:
         self.mechanism: tuple[float, float, float] | None = None
         if settings.private:
             self._begin_privacy()
+        self.constants: Any = {"batch_size": self.batch_size, "dtype": self.dtype}
         self.words = np.asarray(jax.random.key_data(key)).tolist()
         self.wide = np.promote_types(self.dtype, np.float32)
         self.regularization = settings.regularization(network, self.wide)
@@ -181,7 +183,7 @@ class Training:
         self.history = list(snapshot.history)
         snapshot = snapshot._replace(mechanism=self.mechanism)
         if not self._done(snapshot):
-            snapshot, compiling = self._compiled(snapshot)
+            compiling = self._compile(snapshot)
         while not self._done(snapshot):
             order, rates = self._order(snapshot.epoch)
             while snapshot.step < self.steps:
@@ -199,16 +201,36 @@ class Training:
         epoch = snapshot.epoch if best is None else best.epoch
         return Fit(model, state.optimizer_state, self.history, epoch)
 
-    def _compiled(self, snapshot: Snapshot) -> tuple[Snapshot, float]:
-        """Return the snapshot after no step at all, and the seconds that compiling took."""
+    def _compile(self, snapshot: Snapshot) -> float:
+        """Compile the programs of an epoch, the steps beside the figures.
+
+        They are traced here, where the caller's `jax.enable_x64` holds: it is a thread's own.
+
+        Returns:
+            The seconds that it took.
+        """
         begin = time.perf_counter()
         order, rates = self._order(snapshot.epoch)
-        state, progress = self._run(snapshot, order, rates, snapshot.step)
-        for scaling, batches in self.others.values():
-            evaluate_chunks(self.network, self._model(state), scaling, batches[:1])
-        figures = self._gradient_figures(snapshot._replace(state=state), order)
-        jax.block_until_ready((state, progress, figures))
-        return snapshot._replace(state=state, progress=progress), time.perf_counter() - begin
+        steps = run_steps.lower(
+            *self._steps_arguments(snapshot, order, rates, snapshot.step),
+            optimizer=self.settings.transformation,
+            **self.constants,
+        )
+        model = self._model(snapshot.state)
+        figures = [
+            chunk_sums.lower(self.network, model, scaling, batches[0])
+            for scaling, batches in self.others.values()
+        ]
+        figures.append(largest.lower(model))
+        if self._train_figures:
+            arguments = self._figures_arguments(snapshot, order)
+            figures.append(gradient_figures.lower(*arguments, **self.constants))
+        with ThreadPoolExecutor(1) as other:
+            compiled = other.submit(steps.compile)
+            for program in figures:
+                program.compile()
+            compiled.result()
+        return time.perf_counter() - begin
 
     def _order(self, epoch: int) -> tuple[Array, Array]:
         """Return an epoch's order of the examples and its learning rates, padded, on the device."""
@@ -224,10 +246,12 @@ class Training:
             rows[: drawn.size] = drawn.reshape(-1)
         return jax.device_put((rows, padded(rates, self.longest)))
 
-    def _run(
+    def _steps_arguments(
         self, snapshot: Snapshot, order: Array, rates: Array, end: int
-    ) -> tuple[TrainingState, Sums]:
-        return run_steps(
+    ) -> tuple[Any, ...]:
+        """Return the arrays that `run_steps` takes, up to step `end` of the epoch."""
+        place = {"first": snapshot.step, "end": end, "before": snapshot.epoch * self.steps}
+        return (
             self.network,
             snapshot.state,
             snapshot.progress,
@@ -237,21 +261,12 @@ class Training:
             self.regularization,
             self.scaling,
             self.key,
-            {
-                "first": np.int32(snapshot.step),
-                "end": np.int32(end),
-                "before": np.int32(snapshot.epoch * self.steps),
-            },
-            optimizer=self.settings.transformation,
-            batch_size=self.batch_size,
-            dtype=self.dtype,
+            {name: np.int32(number) for name, number in place.items()},
         )
 
-    def _gradient_figures(self, snapshot: Snapshot, order: Array) -> dict[str, Array]:
-        """Return the figures of the gradient of an epoch's first batch, at the epoch's end."""
-        if not self._train_figures:
-            return {}
-        return gradient_figures(
+    def _figures_arguments(self, snapshot: Snapshot, order: Array) -> tuple[Any, ...]:
+        """Return the arrays that `gradient_figures` takes."""
+        return (
             self.network,
             snapshot.state.params,
             self.data,
@@ -260,8 +275,6 @@ class Training:
             self.scaling,
             self.key,
             np.int32(snapshot.epoch * self.steps),
-            batch_size=self.batch_size,
-            dtype=self.dtype,
         )
 
     def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
@@ -271,7 +284,12 @@ class Training:
         if self.steps - end <= size // 2:  # no crumbs
             end = self.steps
         begin = time.perf_counter()
-        state, progress = jax.block_until_ready(self._run(snapshot, order, rates, end))
+        state, progress = run_steps(
+            *self._steps_arguments(snapshot, order, rates, end),
+            optimizer=self.settings.transformation,
+            **self.constants,
+        )
+        jax.block_until_ready((state, progress))
         seconds = time.perf_counter() - begin
         self.per_second = (end - snapshot.step) / seconds
         return snapshot._replace(
@@ -288,9 +306,10 @@ class Training:
         """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
         network, epoch = self.network, snapshot.epoch + 1
         model = self._model(snapshot.state)
-        of_gradient = jax.device_get(self._gradient_figures(snapshot, order))
-        figures = {}
+        figures, of_gradient = {}, {}
         if self._train_figures:
+            arguments = self._figures_arguments(snapshot, order)
+            of_gradient = jax.device_get(gradient_figures(*arguments, **self.constants))
             figures["train"] = jax.device_get(snapshot.progress).metrics(network)
         for name, prepared in self.others.items():
             figures[name] = evaluate_chunks(network, model, *prepared)

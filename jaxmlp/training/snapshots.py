@@ -57,17 +57,22 @@ def first_snapshot(network: Network, params: Parameters, settings: Settings) -> 
         settings: The training's settings, checked.
     """
     dtype = np.dtype(params[0].weight.dtype)
-    wide = wide_parameters(params)
-    first_state = _first_state(wide, optimizer=settings.transformation)
-    optimizer_state = with_numbers(first_state, settings.numbers)
-    average = None if settings.average_decay is None else wide_parameters(params)
-    return Snapshot(0, 0, 0, TrainingState(wide, optimizer_state, average), no_sums(dtype))
+    state = _first_state(
+        params, optimizer=settings.transformation, averaging=settings.average_decay is not None
+    )
+    numbers = with_numbers(state.optimizer_state, settings.numbers)
+    return Snapshot(0, 0, 0, state._replace(optimizer_state=numbers), no_sums(dtype))
 
 
-@partial(jax.jit, static_argnames="optimizer")  # leaf by leaf it would be a dozen programs
-def _first_state(params: Any, *, optimizer: tuple[str, bool, bool]) -> Any:
+# Leaf by leaf it would be a dozen programs.
+@partial(jax.jit, static_argnames=("optimizer", "averaging"))
+def _first_state(
+    params: Parameters, *, optimizer: tuple[str, bool, bool], averaging: bool
+) -> TrainingState:
     name, decaying, clipping = optimizer
-    return optimizer_named(name, decaying=decaying, clipping=clipping).init(params)
+    wide: Any = wide_parameters(params)
+    first = optimizer_named(name, decaying=decaying, clipping=clipping).init(wide)
+    return TrainingState(wide, first, wide_parameters(params) if averaging else None)
 
 
 @jax.jit
