@@ -130,13 +130,14 @@ def rows(quick: bool) -> list[Row]:
                 if wrong:
                     missing[who] = "; ".join(wrong)
                     del offers[who]
-            for _ in range(1 if quick else 15):
+            rng = np.random.default_rng(0)
+            for _ in range(1 if quick else 11):
                 # A quantity's peers follow each other, so that they share the machine's state.
                 for quantity in dict.fromkeys(
                     q for offer in offers.values() for q in offer["calls"]
                 ):
-                    for who, offer in offers.items():
-                        if quantity in offer["calls"]:
+                    for who in rng.permutation(list(offers)).tolist():
+                        if quantity in offers[who]["calls"]:
                             time.sleep(0.02)  # the last one's threads may still spin
                             own = times.setdefault((who, quantity), [])
                             own.append(workers[who].ask(quantity))

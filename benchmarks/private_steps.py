@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import jaxmlp
@@ -72,10 +73,11 @@ def rows(quick: bool) -> list[Row]:
         times: dict[str, list[float]] = {name: [] for name in calls}
         for call in calls.values():
             jax.block_until_ready(call())
-        for _ in range(1 if quick else 15):
-            for name, call in calls.items():
+        rng = np.random.default_rng(0)
+        for _ in range(1 if quick else 11):
+            for name in rng.permutation(list(calls)).tolist():
                 begin = time.perf_counter()
-                jax.block_until_ready(call())
+                jax.block_until_ready(calls[name]())
                 times[name].append((time.perf_counter() - begin) / STEPS)
         case = f"{'-'.join(map(str, sizes))} relu B={n_examples}"
         for name, values in times.items():

@@ -1,8 +1,8 @@
 """What each quantity costs beside our own gradient, in one run, and what it takes of memory.
 
-Every function is timed blocked and warmed up, in rounds that go through all of them in turn. Its
-time in a round is the least of five calls, as what disturbs one only adds to it; a ratio is the
-median over the rounds of its time over the gradient's in the same round. The products
+Every function is timed blocked and warmed up, in rounds that go through all of them in an order
+drawn anew. Its time in a round is the least of five calls, as what disturbs one only adds to it; a
+ratio is the median over the rounds of its time over the gradient's in the same round. The products
 with the Hessian and the Gauss–Newton matrix stand beside those of automatic differentiation, after
 both were compared.
 """
@@ -115,9 +115,10 @@ def timed(functions: dict[str, Callable], data: Any, rounds: int) -> dict[str, l
     for function in functions.values():
         for _ in range(3):
             jax.block_until_ready(function(*data))
+    rng = np.random.default_rng(0)
     for _ in range(rounds):
-        for name, function in functions.items():
-            calls = []
+        for name in rng.permutation(list(functions)).tolist():  # nobody always after the same one
+            function, calls = functions[name], []
             for _ in range(5):
                 begin = time.perf_counter()
                 jax.block_until_ready(function(*data))
@@ -166,7 +167,7 @@ def rows(quick: bool) -> list[Row]:
         ours, theirs = rivals(network, vector)
         check_equal(ours, theirs, params, x, t)
         named = ours | {f"{name}, jax's": function for name, function in theirs.items()}
-        times = timed(named, (params, x, t), 1 if quick else 15)
+        times = timed(named, (params, x, t), 1 if quick else 11)
         case = f"{'-'.join(map(str, network.sizes))} sigmoid B={size}"
         for name, values in times.items():
             who = "jax" if name.endswith(", jax's") else "jaxmlp"
