@@ -37,9 +37,17 @@ from jaxmlp.influence import influence, self_influence
 from jaxmlp.network import Layer, Network, init
 from jaxmlp.privacy import private_gradient
 from jaxmlp.scaling import Scaling
+from jaxmlp.training.ensembles import EnsembleFit, fit_ensemble
 from jaxmlp.training.epochs import Fit
 from jaxmlp.training.loop import fit
+from jaxmlp.training.members import init_members, member
 from jaxmlp.training.runs import load
+from jaxmlp.uncertainty import (
+    Calibration,
+    EnsemblePredictions,
+    calibration,
+    ensemble_predictions,
+)
 from jaxmlp.verification.checks import check_gradients
 
 if TYPE_CHECKING:
@@ -58,7 +66,10 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Calibration",
     "Eigenpairs",
+    "EnsembleFit",
+    "EnsemblePredictions",
     "Fit",
     "KroneckerFactors",
     "Layer",
@@ -71,10 +82,13 @@ __all__ = [
     "Trace",
     "__version__",
     "backward",
+    "calibration",
     "check_gradients",
     "clipped_gradient_sum",
+    "ensemble_predictions",
     "evaluate",
     "fit",
+    "fit_ensemble",
     "forward",
     "gauss_newton_diagonal",
     "gauss_newton_vector_product",
@@ -86,12 +100,14 @@ __all__ = [
     "hessian_vector_product",
     "influence",
     "init",
+    "init_members",
     "input_gradients",
     "kfac_factors",
     "load",
     "logits",
     "loss",
     "loss_and_gradient",
+    "member",
     "neural_tangent_kernel",
     "per_example_gradient_norms",
     "per_example_gradients",

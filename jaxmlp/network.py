@@ -243,3 +243,24 @@ def _kinds(params: Any) -> str:
     """Return the type of what is no tuple of layers, with that of its first entry."""
     kind = type(params).__name__
     return f"{kind} of {type(params[0]).__name__}" if isinstance(params, (tuple, list)) else kind
+
+
+def check_members(network: Network, params: Parameters) -> int:
+    """Return the number of members M of parameters whose leaves are (M, …).
+
+    Raises:
+        TypeError: As `check_parameters`.
+        ValueError: As `check_parameters`; or the leaves have no leading axis in common.
+    """
+    leaves = jax.tree.leaves(params)
+    shapes = {np.shape(leaf)[:1] for leaf in leaves}
+    if len(shapes) != 1 or shapes == {()}:
+        raise ValueError(
+            "params: expected leaves with a leading axis for the members in common, got shapes "
+            f"{[np.shape(leaf) for leaf in leaves]!r:.100}"
+        )
+    count = shapes.pop()[0]
+    if count == 0:
+        raise ValueError("params: expected at least one member, got none")
+    check_parameters(network, jax.eval_shape(partial(jax.tree.map, lambda leaf: leaf[0]), params))
+    return count

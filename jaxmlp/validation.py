@@ -52,18 +52,19 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     raise ValueError(f"unknown {kind} {name!r}: {guess}expected one of {', '.join(known)}")
 
 
-def check_key(key: Any) -> None:
-    """Raise unless `key` is a single typed key as `jax.random.key` makes it.
+def check_key(key: Any, shape: tuple[int, ...] = ()) -> None:
+    """Raise unless `key` is a single typed key as `jax.random.key` makes it, or such an array.
 
     Raises:
         TypeError: It is no typed key.
-        ValueError: There are several.
+        ValueError: It is neither a single one nor of the shape.
     """
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         got = f"{key.dtype} array" if hasattr(key, "dtype") else type(key).__name__
         raise TypeError(f"key: expected a typed key such as jax.random.key(0), got {got}")
-    if key.shape != ():
-        raise ValueError(f"key: expected a single key, got an array of shape {key.shape}")
+    if key.shape not in ((), shape):
+        more = f", or an array of shape {shape}" if shape else ""
+        raise ValueError(f"key: expected a single key{more}, got an array of shape {key.shape}")
 
 
 _DTYPES = "float32, float64, float16 or bfloat16"

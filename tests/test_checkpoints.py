@@ -84,7 +84,7 @@ def cut_at(total, checkpoints):
 def short_pieces(monkeypatch):
     """Pieces of five steps, so that epochs of twelve are cut in the middle."""
     monkeypatch.setattr(epochs, "_PIECE_SECONDS", 1e-9)
-    monkeypatch.setattr(epochs.Training, "smallest_piece", 5)
+    monkeypatch.setattr(epochs.Pace, "smallest", 5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])

@@ -78,6 +78,7 @@ ROOMS = [
     "fisher",
     "privacy",
     "evaluation",
+    "uncertainty",
     "verification",
     "data",
     "reports",

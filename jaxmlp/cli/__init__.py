@@ -16,12 +16,14 @@ from jaxmlp.cli.data import Data, List, Prepare, list_data, prepare_data
 from jaxmlp.cli.influence import Influence, influence
 from jaxmlp.cli.info import Info, info
 from jaxmlp.cli.models import Evaluate, Export, Predict, evaluate, export, predict
-from jaxmlp.cli.options import Train, resumed_options
+from jaxmlp.cli.options import Sweep, Train, resumed_options
+from jaxmlp.cli.sweep import sweep
 from jaxmlp.cli.train import train
 from jaxmlp.cli.verify import Verify, verify
 
 _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Export, tyro.conf.subcommand("export")]
@@ -33,6 +35,7 @@ _Command = (
 
 _RUN = {
     Train: train,
+    Sweep: sweep,
     Evaluate: evaluate,
     Predict: predict,
     Export: export,

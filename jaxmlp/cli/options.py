@@ -1,4 +1,4 @@
-"""The options of `jaxmlp train`, given or read back from the run that was begun with them."""
+"""The options of `jaxmlp train` and `jaxmlp sweep`, given or read back from what was begun."""
 
 import dataclasses
 from pathlib import Path
@@ -6,15 +6,15 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxmlp.cli.console import bad_input
-from jaxmlp.training import runs
+from jaxmlp.training import runs, sweep_folder
 
 REGRESSION = {"auto": None, "classes": False, "numbers": True}
 """What `targets` says → the `regression` of `load_dataset`."""
 
 
 @dataclasses.dataclass
-class Train:
-    """Train a network on real data with the hand-derived gradient, and save it."""
+class Common:
+    """The options of whatever trains: the problem, the network, and where the results go."""
 
     dataset: str = "digits"
     """The data: digits, iris, wine, breast_cancer or diabetes, which ship with scikit-learn, mnist,
@@ -53,16 +53,48 @@ class Train:
     rmsprop."""
     optimizer_settings: tuple[str, ...] = ()
     """NAME=NUMBER for some of its settings by optax's names, such as b1=0.8."""
-    learning_rate: float = 0.005
-    """The largest learning rate."""
     schedule: str = "cosine"
     """cosine or linear, from the learning rate down to 0 over all steps, one_cycle, or constant."""
-    warmup: float = 0.0
-    """The fraction of all steps in which the rate grows to the schedule's."""
     batch_size: int = 32
     """Examples a step; with --private, as many as are expected in it."""
     epochs: int = 20
     """How often all examples are seen."""
+    patience: int | None = None
+    """Stop when the monitored figure has not improved for so many epochs, and keep the best."""
+    monitor: str = "validation_loss"
+    """The figure that patience watches: validation_loss or validation_accuracy."""
+    seed: int = 0
+    """Of the initial parameters, the order of the examples, the masks and the split; a private
+    training draws its batches, masks and noise from a secret of its own."""
+    seeds: int = 1
+    """Train so many networks, with this seed and the next ones; report mean and deviation."""
+    dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"
+    """Of the products and the saved model; float64 needs JAX_ENABLE_X64=1 in the environment."""
+    precision: str | None = None
+    """Of the matrix products: default, high, highest, or a name such as TF32_TF32_F32."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+    output: Path | None = None
+    """The run's folder, new or empty; by default runs/<dataset>-<n>."""
+    resume: bool = False
+    """Go on with what is in --output from where it was saved last, or start it where there is
+    nothing. Its options need not be given again."""
+    pictures: bool = True
+    """Draw learning curves, confusion matrix and so on into the run's folder."""
+    quiet: bool = False
+    """Print the last line only."""
+    compile_cache: Path | None = None
+    """Keep compiled programs in this folder, for the next run."""
+
+
+@dataclasses.dataclass
+class Train(Common):
+    """Train a network on real data with the hand-derived gradient, and save it."""
+
+    learning_rate: float = 0.005
+    """The largest learning rate."""
+    warmup: float = 0.0
+    """The fraction of all steps in which the rate grows to the schedule's."""
     weight_decay: float | None = None
     """Of the weights, not the biases; by default the optimiser's own (adamw and nadamw 1e-4, lion
     1e-3, others none)."""
@@ -79,10 +111,6 @@ class Train:
     """Mix the targets with the uniform distribution by this much, for a cross-entropy."""
     average_decay: float | None = None
     """Save and evaluate the average of the weights, by this much less for each step back."""
-    patience: int | None = None
-    """Stop when the monitored figure has not improved for so many epochs, and keep the best."""
-    monitor: str = "validation_loss"
-    """The figure that patience watches: validation_loss or validation_accuracy."""
     private: bool = False
     """Train by DP-SGD: with differential privacy for the training examples. Needs --clip-norm,
     --delta, and --noise-multiplier or --epsilon, and `pip install "jaxmlp[privacy]"`."""
@@ -95,22 +123,6 @@ class Train:
     unprotected_figures: bool = False
     """Record loss, accuracy, gradient norm and clipped fraction of the training examples in a
     private training, too: the guarantee does not cover them."""
-    seed: int = 0
-    """Of the initial parameters, the order of the examples, the masks and the split; a private
-    training draws its batches, masks and noise from a secret of its own."""
-    seeds: int = 1
-    """Train so many networks, with this seed and the next ones; report mean and deviation."""
-    dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"
-    """Of the products and the saved model; float64 needs JAX_ENABLE_X64=1 in the environment."""
-    precision: str | None = None
-    """Of the matrix products: default, high, highest, or a name such as TF32_TF32_F32."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; auto takes a GPU where there is one."""
-    output: Path | None = None
-    """The run's folder, new or empty; by default runs/<dataset>-<n>."""
-    resume: bool = False
-    """Go on with the run in --output from its last checkpoint, or start it where there is none. Its
-    options need not be given again."""
     keep: int = 3
     """How many checkpoints are kept."""
     keep_epochs: int | None = None
@@ -119,12 +131,54 @@ class Train:
     checkpoint_every: float | None = None
     """Seconds from one checkpoint to the next; by default as many as keep their cost below a
     fiftieth of the running time, with the first after 8."""
-    pictures: bool = True
-    """Draw learning curves, confusion matrix and so on into the run's folder."""
-    quiet: bool = False
-    """Print the last line only."""
-    compile_cache: Path | None = None
-    """Keep compiled programs in this folder, for the next run."""
+
+
+@dataclasses.dataclass
+class Sweep(Common):
+    """Train many networks at once, each with its own settings, and keep the best.
+
+    A number may be several, `0.001 0.01`, or a range to draw from, `0.001:0.1:log`. Without
+    --samples every combination is tried; with it so many are drawn at random. Each is trained with
+    every seed, and judged by the mean of --monitor.
+    """
+
+    validation_fraction: float = 0.2
+    """Put aside this part of the training examples, stratified by class, to judge settings by."""
+    learning_rate: tuple[str, ...] = ()
+    """The largest learning rate; by default 0.005."""
+    optimizer_settings: tuple[str, ...] = ()
+    """NAME=NUMBER, NAME=NUMBER,NUMBER or NAME=LOW:HIGH for some settings of the optimiser, such as
+    b1=0.8,0.9."""
+    weight_decay: tuple[str, ...] = ()
+    """Of the weights, not the biases; by default the optimiser's own."""
+    dropout: tuple[str, ...] = ()
+    """The fraction of units dropped in all hidden layers."""
+    input_dropout: tuple[str, ...] = ()
+    """The fraction of inputs dropped."""
+    label_smoothing: tuple[str, ...] = ()
+    """Mix the targets with the uniform distribution by this much, for a cross-entropy."""
+    warmup: tuple[str, ...] = ()
+    """The fraction of all steps in which the rate grows to the schedule's."""
+    clip_norm: tuple[str, ...] = ()
+    """Scale a batch's gradient down to this norm where it is larger."""
+    max_norm: tuple[str, ...] = ()
+    """Scale the incoming weights of a hidden unit down to this norm."""
+    average_decay: tuple[str, ...] = ()
+    """Evaluate and keep the average of the weights, by this much less for each step back."""
+    scale: tuple[str, ...] = ()
+    """Of the initial weights: times this."""
+    space: Path | None = None
+    """A file .toml or .json with more of these: name = number, [numbers], "LOW:HIGH:log", or a
+    table with low, high and log. What is given here goes before it."""
+    samples: int | None = None
+    """Draw so many settings at random, instead of trying every combination."""
+    halving: int | None = None
+    """After 1, N, N² … epochs go on with the best 1/N of the networks that are trained together."""
+    own_order: bool = False
+    """Let the networks of each seed see the examples in an order of their own. Otherwise all see
+    that of the first seed, which is faster."""
+    members_per_pass: int | None = None
+    """Train so many networks at a time; by default as many as there is memory for."""
 
 
 _OF_ONE_PROCESS = (
@@ -135,9 +189,15 @@ OF_THE_TRAINING = [
 ]
 
 
+_OF_ONE_SWEEP = ("output", "resume", "pictures", "quiet", "compile_cache", "device", "space")
+OF_THE_SWEEP = [
+    field.name for field in dataclasses.fields(Sweep) if field.name not in _OF_ONE_SWEEP
+]
+
+
 def resumed_options(arguments: list[str]) -> dict[str, Any]:
-    """Return the default options for tyro where a run is to be resumed: those of the run."""
-    if arguments[:1] != ["train"] or "--resume" not in arguments:
+    """Return the default options for tyro where a run or sweep is to be resumed: its own."""
+    if arguments[:1] not in (["train"], ["sweep"]) or "--resume" not in arguments:
         return {}
     outputs = [value for name, value in zip(arguments, arguments[1:], strict=False)
                if name == "--output"]  # fmt: skip
@@ -147,8 +207,20 @@ def resumed_options(arguments: list[str]) -> dict[str, Any]:
     if not outputs:
         return {}
     with bad_input():
+        if arguments[0] == "sweep":
+            saved = sweep_folder.read_sweep(Path(outputs[-1]))
+            return {} if saved is None else {"default": saved_sweep(Path(outputs[-1]), saved)}
         saved = runs.training_options(Path(outputs[-1]))
         return {} if saved is None else {"default": saved_options(Path(outputs[-1]), saved)}
+
+
+def saved_sweep(folder: Path, saved: dict[str, Any]) -> Sweep:
+    """Return the options that a sweep was begun with, as sweep.json has them.
+
+    Raises:
+        ValueError: One of them is of another type.
+    """
+    return _typed(Sweep, OF_THE_SWEEP, saved["options"], folder / sweep_folder.SWEEP, "options")
 
 
 def saved_options(run: Path, saved: dict[str, Any]) -> Train:
@@ -157,8 +229,17 @@ def saved_options(run: Path, saved: dict[str, Any]) -> Train:
     Raises:
         ValueError: One of them is of another type.
     """
-    types, options = get_type_hints(Train), {}
-    for name in OF_THE_TRAINING:
+    return _typed(Train, OF_THE_TRAINING, saved, run / runs.CONFIG, "training")
+
+
+def _typed(kind: Any, names: list[str], saved: dict[str, Any], path: Path, part: str) -> Any:
+    """Return the options of a kind that a part of a file of JSON holds under these names.
+
+    Raises:
+        ValueError: One of them is of another type.
+    """
+    types, options = get_type_hints(kind), {}
+    for name in names:
         if name not in saved:
             continue
         value = saved[name]
@@ -166,11 +247,10 @@ def saved_options(run: Path, saved: dict[str, Any]) -> Train:
         value = Path(value) if isinstance(value, str) and Path in get_args(types[name]) else value
         if not _is_of_type(value, types[name]):
             raise ValueError(
-                f"{run / runs.CONFIG}: not a run's configuration: training.{name} is "
-                f"{saved[name]!r:.60}"
+                f"{path}: not a run's configuration: {part}.{name} is {saved[name]!r:.60}"
             )
         options[name] = value
-    return Train(**options)
+    return kind(**options)
 
 
 def _is_of_type(value: Any, hint: Any) -> bool:

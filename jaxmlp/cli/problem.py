@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxmlp.backprop import product
-from jaxmlp.cli.options import REGRESSION, Train
+from jaxmlp.cli.options import REGRESSION, Common, Train
 from jaxmlp.cli.privacy import check_private, noise_for
 from jaxmlp.data import (
     Dataset,
@@ -150,7 +150,7 @@ def settings_of(options: Train) -> Settings:
     return Settings(**chosen, optimizer_settings=numbers)
 
 
-def weighted_training(options: Train, data: Dataset) -> Examples:
+def weighted_training(options: Common, data: Dataset) -> Examples:
     """Return the training examples, each weighted as its class.
 
     Raises:

@@ -46,12 +46,12 @@ def train(options: Train) -> None:
             check_folder("compile_cache", options.compile_cache)
         device = select_device(options.device)
         network, data, settings = prepared(options, device)
-        about = _about(options, data)
+        about = about_run(options, data)
         run = _open_run(options, about)
         if options.compile_cache is not None:
             use_compile_cache(options.compile_cache)
     if not options.quiet:
-        say(_heading(options, network, data, device))
+        say(heading(options, network, data, device))
         if settings.noise_multiplier is not None:
             say(privacy_line(options, settings.noise_multiplier, len(data.train.targets)))
     if options.delta is not None and options.delta * len(data.train.targets) >= 1:
@@ -216,7 +216,7 @@ class _Member:
         )
 
 
-def _about(options: Train, data: Dataset) -> dict[str, Any]:
+def about_run(options: Train, data: Dataset) -> dict[str, Any]:
     """Return what config.json says of a run beside its network."""
     training = {}
     for name in OF_THE_TRAINING:
@@ -265,7 +265,7 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
     return run
 
 
-def _heading(options: Train, network: Network, data: Dataset, device: Any) -> str:
+def heading(options: Train, network: Network, data: Dataset, device: Any) -> str:
     """Return what is about to happen: device, dtype, precision, data, network."""
     sizes = "-".join(str(size) for size in network.sizes)
     activation = " ".join(options.activation) if network.activations else "no hidden layer"

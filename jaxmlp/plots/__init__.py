@@ -22,6 +22,7 @@ from jaxmlp.plots.influence import (
 )
 from jaxmlp.plots.regression import predicted_against_true, predicted_against_true_figure
 from jaxmlp.plots.run import PICTURES, draw_run
+from jaxmlp.plots.surface import response_surface, response_surface_figure
 
 __all__ = [
     "PICTURES",
@@ -40,4 +41,6 @@ __all__ = [
     "most_self_influential_figure",
     "predicted_against_true",
     "predicted_against_true_figure",
+    "response_surface",
+    "response_surface_figure",
 ]

@@ -34,7 +34,7 @@ from jaxmlp.training.steps import (
 
 _SMALLEST_BUCKET = 2048
 _LARGEST_STEP = 65536
-_FIRST_PIECE = 64  # steps, before their speed is known
+_FIRST_PIECE = 64  # steps
 _PIECE_SECONDS = 0.5
 _MANY_STEPS = 10**6  # of a private training, in none of which a batch overflows
 
@@ -55,10 +55,27 @@ class Fit(NamedTuple):
 Callback = Callable[[Record, Snapshot], None]
 
 
+class Pace:
+    """How many steps take about half a second."""
+
+    smallest = 1
+
+    def __init__(self) -> None:
+        self.per_second = _FIRST_PIECE / _PIECE_SECONDS  # before their speed is known
+
+    def end(self, step: int, steps: int) -> int:
+        """Return the step of an epoch up to which the next piece goes."""
+        size = max(self.smallest, int(self.per_second * _PIECE_SECONDS))
+        end = min(steps, step + size)
+        return steps if steps - end <= size // 2 else end  # no crumbs
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Note what a piece took."""
+        self.per_second = steps / seconds
+
+
 class Training:
     """A training under way: what does not change while it runs, and the steps of running it."""
-
-    smallest_piece = 1
 
     def __init__(
         self,
@@ -90,7 +107,7 @@ class Training:
         self.regularization = settings.regularization(network, self.wide)
         random = settings.private or self.regularization.dropout is not None
         self.key = key if random else None
-        self.per_second = _FIRST_PIECE / _PIECE_SECONDS  # steps
+        self.pace = Pace()
         self.history: list[Record] = []  # grows: a tuple anew each epoch would be quadratic
 
     def _begin_privacy(self) -> None:
@@ -234,16 +251,16 @@ class Training:
 
     def _order(self, epoch: int) -> tuple[Array, Array]:
         """Return an epoch's order of the examples and its learning rates, padded, on the device."""
-        rng = np.random.default_rng([*self.words, epoch])
-        first, total = epoch * self.steps, self.settings.epochs * self.steps
-        rates = self.settings.rates(first, first + self.steps, total).astype(self.wide)
-        rows = np.full(self.longest * self.batch_size, -1, np.int32)
+        length = self.longest * self.batch_size
         if self.mechanism is None:
-            rows[: self.n_examples] = rng.permutation(self.n_examples)
+            rows = epoch_order(self.words, epoch, self.n_examples, length)
         else:
+            rng = np.random.default_rng([*self.words, epoch])
             size, rate = self.batch_size, self.mechanism[1]
             drawn = poisson_batches(rng, self.n_examples, rate, self.steps, size)
+            rows = np.full(length, -1, np.int32)
             rows[: drawn.size] = drawn.reshape(-1)
+        rates = epoch_rates(self.settings, epoch, self.steps).astype(self.wide)
         return jax.device_put((rows, padded(rates, self.longest)))
 
     def _steps_arguments(
@@ -279,10 +296,7 @@ class Training:
 
     def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
         """Return the snapshot after the next half second of steps."""
-        size = max(self.smallest_piece, int(self.per_second * _PIECE_SECONDS))
-        end = min(self.steps, snapshot.step + size)
-        if self.steps - end <= size // 2:  # no crumbs
-            end = self.steps
+        end = self.pace.end(snapshot.step, self.steps)
         begin = time.perf_counter()
         state, progress = run_steps(
             *self._steps_arguments(snapshot, order, rates, end),
@@ -291,7 +305,7 @@ class Training:
         )
         jax.block_until_ready((state, progress))
         seconds = time.perf_counter() - begin
-        self.per_second = (end - snapshot.step) / seconds
+        self.pace.took(end - snapshot.step, seconds)
         return snapshot._replace(
             step=end,
             total=snapshot.total + end - snapshot.step,
@@ -306,7 +320,8 @@ class Training:
         """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
         network, epoch = self.network, snapshot.epoch + 1
         model = self._model(snapshot.state)
-        figures, of_gradient = {}, {}
+        figures: dict[str, Metrics] = {}
+        of_gradient = {}
         if self._train_figures:
             arguments = self._figures_arguments(snapshot, order)
             of_gradient = jax.device_get(gradient_figures(*arguments, **self.constants))
@@ -314,14 +329,10 @@ class Training:
         for name, prepared in self.others.items():
             figures[name] = evaluate_chunks(network, model, *prepared)
         what = f"epoch {epoch} of {self.settings.epochs}"
-        _check_convergence(figures, model, what, self.settings.learning_rate)
-        record: Record = {"epoch": epoch}
-        for name, metrics in figures.items():
-            record[f"{name}_loss"] = metrics.loss
-            if metrics.accuracy is not None:
-                record[f"{name}_accuracy"] = metrics.accuracy
-            if name == "train":  # a norm may overflow where the parameters do not
-                record |= {key: float(x) for key, x in of_gradient.items() if np.isfinite(x)}
+        check_convergence(figures, float(largest(model)), what, self.settings.learning_rate)
+        # A norm may overflow where the parameters do not.
+        finite = {name: float(x) for name, x in of_gradient.items() if np.isfinite(x)}
+        record = record_of(epoch, figures, finite)
         if self.settings.private:
             record["epsilon"] = self._epsilon(snapshot.total)
         seconds = snapshot.seconds
@@ -344,15 +355,9 @@ class Training:
         if self.settings.patience is None:
             return None
         value = record[self.settings.monitor]
-        if best is not None:
-            better = value > best.value if self._rising else value < best.value
-            if not better:
-                return best
+        if best is not None and not is_better(self.settings.monitor, value, best.value):
+            return best
         return Best(jax.tree.map(partial(jnp.array, copy=True), model), value, int(record["epoch"]))
-
-    @property
-    def _rising(self) -> bool:
-        return self.settings.monitor.endswith("_accuracy")
 
     def _done(self, snapshot: Snapshot) -> bool:
         """Tell whether all epochs are done, or patience has run out."""
@@ -367,6 +372,26 @@ class Training:
         return cast(params, self.dtype)
 
 
+def epoch_order(words: Sequence[int], epoch: int, n_examples: int, length: int) -> np.ndarray:
+    """Return the examples' numbers in the order of an epoch, padded with −1 to `length`.
+
+    Args:
+        words: The key's data; with the epoch they decide the order.
+        epoch: The epoch's number, from 0.
+        n_examples: How many there are.
+        length: The length of the result, at least that.
+    """
+    rows = np.full(length, -1, np.int32)
+    rows[:n_examples] = np.random.default_rng([*words, epoch]).permutation(n_examples)
+    return rows
+
+
+def epoch_rates(settings: Settings, epoch: int, steps: int) -> np.ndarray:
+    """Return the learning rates of the steps of an epoch, in float64."""
+    first = epoch * steps
+    return settings.rates(first, first + steps, settings.epochs * steps)
+
+
 def bucket(n_examples: int) -> int:
     """Return the padded number of rows: a power of two up to 65,536, then a multiple of it."""
     if n_examples > _LARGEST_STEP:
@@ -374,19 +399,41 @@ def bucket(n_examples: int) -> int:
     return max(_SMALLEST_BUCKET, 1 << (n_examples - 1).bit_length())
 
 
-def _check_convergence(
-    figures: Mapping[str, Metrics], params: Parameters, epoch: str, rate: float
-) -> None:
+def record_of(
+    epoch: int, figures: Mapping[str, Metrics], of_gradient: Mapping[str, float] | None = None
+) -> Record:
+    """Return the record of an epoch: its number, and the figures of every part by their names."""
+    record: Record = {"epoch": epoch}
+    for name, metrics in figures.items():
+        record[f"{name}_loss"] = metrics.loss
+        if metrics.accuracy is not None:
+            record[f"{name}_accuracy"] = metrics.accuracy
+        if name == "train":
+            record |= of_gradient or {}
+    return record
+
+
+def is_better(monitor: str, value: float, best: float) -> bool:
+    """Tell whether a monitored figure is better than the best so far, or that is NaN."""
+    return bool(np.isnan(best) or (value > best if monitor.endswith("_accuracy") else value < best))
+
+
+def check_convergence(figures: Mapping[str, Metrics], size: float, epoch: str, rate: float) -> None:
     """Raise where an epoch ended with a loss or a parameter that is not finite.
 
     The training loss is that before each step: what the last step did shows in the others.
+
+    Args:
+        figures: Those of the epoch.
+        size: The largest absolute parameter.
+        epoch: What to call the epoch.
+        rate: The learning rate.
 
     Raises:
         FloatingPointError: With the name of the figure and the epoch.
     """
     losses = {f"the {name} loss": metrics.loss for name, metrics in figures.items()}
-    sizes = {"a parameter": float(largest(params))}
-    for name, value in (losses | sizes).items():
+    for name, value in (losses | {"a parameter": size}).items():
         if not np.isfinite(value):
             raise FloatingPointError(
                 f"training diverged: {name} became {value} in {epoch}; a learning rate below "

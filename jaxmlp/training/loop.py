@@ -7,10 +7,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmlp.evaluation import (
-    checked_examples,
-    chunks,
-)
+from jaxmlp.batch import Batch
+from jaxmlp.evaluation import checked_examples, chunks
 from jaxmlp.network import Network, Parameters, check_parameters
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.epochs import Callback, Fit, Training
@@ -181,15 +179,36 @@ def fit(
         check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
     if not isinstance(callbacks, Sequence):
         raise TypeError(f"callbacks: expected a list, got {type(callbacks).__name__}")
+    others = prepared_evaluation(network, params, evaluation, scaling)
+    check_monitor(patience, monitor, others)
+    training = Training(network, params, settings, key, examples, left, others)
+    del examples  # they are on the device
+    if resume is None:
+        snapshot = first_snapshot(network, params, settings)
+    else:
+        snapshot = training.resumed(resume, params)
+    return training.run(snapshot, callbacks, watch)
+
+
+def prepared_evaluation(
+    network: Network,
+    params: Parameters,
+    evaluation: Mapping[str, tuple[ArrayLike, ...]] | None,
+    scaling: Scaling | None,
+) -> dict[str, tuple[Scaling | None, list[Batch]]]:
+    """Check the examples to evaluate on, and put them on the device.
+
+    Returns:
+        Name → what is left to be scaled, and the examples in chunks.
+
+    Raises:
+        TypeError: It holds something else, or as for `jaxmlp.loss`.
+        ValueError: A name that is taken, or values that do not fit.
+    """
     if not isinstance(evaluation or {}, Mapping) or "train" in (evaluation or {}):
         raise ValueError(
             'evaluation: expected name → (inputs, targets) with other names than "train", got '
             f"{evaluation!r:.60}"
-        )
-    if patience is not None and monitor.rpartition("_")[0] not in (evaluation or {}):
-        raise ValueError(
-            f"monitor: expected a figure of an evaluation ({', '.join(evaluation or {}) or 'none'} "
-            f"given), got {monitor!r}"
         )
     others = {}
     for name, arrays in (evaluation or {}).items():
@@ -198,12 +217,15 @@ def fit(
                 f"evaluation: expected (inputs, targets) or (inputs, targets, sample_weight) for "
                 f"{name!r}, got {type(arrays).__name__}"
             )
-        checked, scaling_left = checked_examples(network, params, *arrays, scaling=scaling)
-        others[name] = scaling_left, jax.device_put(list(chunks(*checked)))
-    training = Training(network, params, settings, key, examples, left, others)
-    del examples  # they are on the device
-    if resume is None:
-        snapshot = first_snapshot(network, params, settings)
-    else:
-        snapshot = training.resumed(resume, params)
-    return training.run(snapshot, callbacks, watch)
+        checked, left = checked_examples(network, params, *arrays, scaling=scaling)
+        others[name] = left, jax.device_put(list(chunks(*checked)))
+    return others
+
+
+def check_monitor(patience: int | None, monitor: str, evaluation: Mapping[str, object]) -> None:
+    """Raise ValueError where there is patience with a figure that is not taken."""
+    if patience is not None and monitor.rpartition("_")[0] not in evaluation:
+        raise ValueError(
+            f"monitor: expected a figure of an evaluation ({', '.join(evaluation) or 'none'} "
+            f"given), got {monitor!r}"
+        )

@@ -48,7 +48,8 @@ class Regularization(NamedTuple):
     `dropout` has a rate for the inputs and for each hidden layer. `max_norm` bounds the norm of
     the incoming weights of every hidden unit. `average_forgets` is 1 − d for the averaged
     parameters' decay d, which would round to 1 itself. `privacy` clips every example's gradient and
-    adds noise to their sum.
+    adds noise to their sum. `units` has an array (n_l,) for each hidden layer, 1 for the units that
+    are there and 0 for those that are not: so a network trains as a narrower one.
     """
 
     label_smoothing: Array | None = None
@@ -56,11 +57,12 @@ class Regularization(NamedTuple):
     max_norm: Array | None = None
     average_forgets: Array | None = None
     privacy: Privacy | None = None
+    units: tuple[Array, ...] | None = None
 
 
-def no_sums(dtype: DTypeLike) -> Sums:
+def no_sums(dtype: DTypeLike, shape: tuple[int, ...] = ()) -> Sums:
     """Return sums of nothing, on the host."""
-    zero: Any = np.zeros((), np.promote_types(dtype, np.float32))
+    zero: Any = np.zeros(shape, np.promote_types(dtype, np.float32))
     return Sums(zero, zero, zero)
 
 
@@ -130,13 +132,19 @@ def pass_as_trained(
             network.loss, blank, batch.targets, regularization.label_smoothing
         )
         trained = batch._replace(targets=mixed)
-    masks = None
+    masks: list[Array | None] = [None] * len(network.activations)
     if regularization.dropout is not None:
         assert key is not None
         drawn = draw_masks(network, regularization.dropout, key, len(batch.inputs))
         first, masks = drawn[0], drawn[1:]
         if first is not None:
             trained = trained._replace(inputs=trained.inputs * first)
+    if regularization.units is not None:
+        shape = len(batch.inputs), 1
+        masks = [
+            jnp.tile(there, shape) if mask is None else mask * there[None, :]
+            for mask, there in zip(masks, regularization.units, strict=True)
+        ]
     return pass_batch(network, computed, trained, finite_rows=True, masks=masks)
 
 
@@ -256,12 +264,7 @@ def epoch_batch(
     return scaled_batch(scaling, batch._replace(weights=weights), dtype)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("optimizer", "batch_size", "dtype"),
-    donate_argnames=("state", "progress"),
-)
-def run_steps(
+def take_steps(
     network: Network,
     state: TrainingState,
     progress: Sums,
@@ -284,8 +287,8 @@ def run_steps(
 
     Args:
         network: The network.
-        state: The state before; donated.
-        progress: What to add the figures to; donated.
+        state: The state before; `run_steps` donates it.
+        progress: What to add the figures to; `run_steps` donates it.
         examples: All examples, padded with rows of weight 0.
         order: The examples' numbers in the epoch's order, padded with −1.
         rates: The learning rate of each step of the epoch, padded.
@@ -323,6 +326,13 @@ def run_steps(
         return state, jax.tree.map(jnp.add, progress, sums)
 
     return jax.lax.fori_loop(place["first"], place["end"], step, (state, progress))
+
+
+run_steps = partial(
+    jax.jit,
+    static_argnames=("optimizer", "batch_size", "dtype"),
+    donate_argnames=("state", "progress"),
+)(take_steps)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "dtype"))

@@ -1,0 +1,457 @@
+"""`jaxmlp sweep`: many settings trained at once, a table of what came of them, the best kept."""
+
+import dataclasses
+import json
+import shlex
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmlp.cli.console import (
+    bad_input,
+    check_folder,
+    failing_run,
+    select_device,
+    use_compile_cache,
+    warn,
+)
+from jaxmlp.cli.options import OF_THE_SWEEP, Common, Sweep, Train
+from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
+from jaxmlp.cli.train import about_run, heading
+from jaxmlp.data import Dataset
+from jaxmlp.network import Network, with_mean_outputs
+from jaxmlp.progress import say
+from jaxmlp.training import runs, sweep_folder
+from jaxmlp.training.ensembles import EnsembleFit, Progress, fit_ensemble
+from jaxmlp.training.interruption import Interruption, Stopped
+from jaxmlp.training.members import EACH, init_members, member, member_settings
+from jaxmlp.training.optimizers import OPTIMIZERS
+from jaxmlp.training.snapshots import Record
+from jaxmlp.training.sweeps import (
+    SWEPT,
+    Choice,
+    Setting,
+    Summary,
+    Trial,
+    choice_of,
+    grid,
+    parsed_choice,
+    ranked,
+    samples,
+    summaries,
+)
+from jaxmlp.validation import check_count, check_name
+
+_SHOWN = 10  # rows of the table on the screen
+_LINES = 20  # of progress, about
+
+
+def sweep(options: Sweep) -> None:
+    """Train every setting with every seed, print and keep what came of them, save the best."""
+    begin = time.perf_counter()
+    with bad_input():
+        if options.compile_cache is not None:
+            check_folder("compile_cache", options.compile_cache)
+        device = select_device(options.device)
+        settings = _begun_with(options) or settings_of_sweep(options)
+        network, data, _ = prepared(train_options(options, settings[0]), device)
+        with jax.default_device(device):
+            work = _Work(options, settings, network, data)
+        if options.compile_cache is not None:
+            use_compile_cache(options.compile_cache)
+    if not options.quiet:
+        say(heading(train_options(options, settings[0]), network, data, device))
+        say(f"sweep      {len(settings)} settings of {', '.join(settings[0]) or 'nothing'}")
+    try:
+        with Interruption() as interruption, jax.default_device(device), failing_run(device):
+            work.run(interruption)
+    except Stopped as stopped:
+        name = signal.Signals(stopped.signal).name
+        again = f"jaxmlp sweep --output {shlex.quote(str(work.folder))} --resume"
+        warn(
+            f"stopped by {name} after {len(work.trials)} of {work.count} networks, which are "
+            f"saved; `{again}` goes on from there"
+        )
+        sys.exit(128 + stopped.signal)
+    with failing_run(device):
+        work.finish(time.perf_counter() - begin)
+
+
+def settings_of_sweep(options: Sweep) -> list[Setting]:
+    """Return the settings to try, as the options and the file of the space say.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: What is to be tried is not clear, or there is nothing to.
+    """
+    check_name("optimizer", options.optimizer, OPTIMIZERS)
+    of_optimizer = OPTIMIZERS[options.optimizer].settings
+    space: dict[str, Choice] = {}
+    if options.space is not None:
+        known = (*SWEPT, *of_optimizer)
+        for name, value in _read_space(options.space).items():
+            check_name("number of the space", name, known)
+            space[name] = choice_of(name, value)
+    for name in SWEPT:
+        if words := getattr(options, name):
+            space[name] = parsed_choice(name, words)
+    for word in options.optimizer_settings:
+        name, equals, value = word.partition("=")
+        if not equals or name not in of_optimizer:
+            raise ValueError(
+                f"optimizer_settings: expected NAME=NUMBER of {', '.join(of_optimizer) or 'none'} "
+                f"for {options.optimizer}, got {word!r}"
+            )
+        space[name] = parsed_choice(name, value.split(","))
+    if options.samples is None:
+        return grid(space)
+    check_count("samples", options.samples)
+    if not space:
+        raise ValueError("samples: expected something to draw, such as --learning-rate 0.001:0.1")
+    return samples(space, options.samples, options.seed)
+
+
+def _begun_with(options: Sweep) -> list[Setting] | None:
+    """Return the settings of a sweep that is to be gone on with, or None.
+
+    Raises:
+        OSError: Its file cannot be read.
+        ValueError: It is damaged.
+    """
+    if not options.resume or options.output is None:
+        return None
+    saved = sweep_folder.read_sweep(options.output)
+    if saved is None:
+        return None
+    try:
+        return [{str(n): float(v) for n, v in setting.items()} for setting in saved["settings"]]
+    except (AttributeError, TypeError, ValueError) as error:
+        path = options.output / sweep_folder.SWEEP
+        raise ValueError(f"{path}: not a sweep's: its settings: {error}") from error
+
+
+def _read_space(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".toml":
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        else:
+            raise ValueError("expected a file .toml or .json")
+        if not isinstance(content, dict):
+            raise ValueError("expected name = choice")
+    except ValueError as error:
+        raise ValueError(f"space: {path}: {error}") from error
+    return content
+
+
+def train_options(options: Sweep, setting: Setting) -> Train:
+    """Return the options with which `jaxmlp train` trains one setting."""
+    common = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(Common)
+        if field.name not in ("optimizer_settings", "seeds", "resume")
+    }
+    own: dict[str, Any] = {name: value for name, value in setting.items() if name in EACH}
+    if "dropout" in setting and options.hidden:
+        own["dropout"] = (setting["dropout"],)
+    own["optimizer_settings"] = tuple(
+        f"{name}={value!r}" for name, value in setting.items() if name not in SWEPT
+    )
+    return Train(**common, **own)
+
+
+class _Work:
+    """A sweep under way: its members, and what is saved of them."""
+
+    def __init__(
+        self, options: Sweep, settings: list[Setting], network: Network, data: Dataset
+    ) -> None:
+        self.options, self.settings, self.network, self.data = options, settings, network, data
+        self.seeds = range(options.seed, options.seed + options.seeds)
+        self.count = len(settings) * len(self.seeds)
+        # Setting by setting: the seeds of one are trained together.
+        self.pairs = [(number, seed) for number in range(len(settings)) for seed in self.seeds]
+        part = options.monitor.rpartition("_")[0]
+        if getattr(data, part, None) is None:
+            raise ValueError(
+                f"monitor: expected the loss or accuracy of validation examples, got "
+                f"{options.monitor}, and the data have none: --validation-fraction 0.2 puts some "
+                "aside"
+            )
+        if options.halving is not None and options.halving < 2:
+            raise ValueError(f"halving: expected at least 2, got {options.halving}")
+        self.members_per_pass = options.members_per_pass
+        if self.members_per_pass is not None:
+            check_count("members_per_pass", self.members_per_pass)
+        weighted = weighted_training(options, data)
+        self.train = arrays(weighted, network, data)
+        self.evaluation = {
+            name: arrays(part, network, data)
+            for name, part in (("validation", data.validation), ("test", data.test))
+            if part is not None
+        }
+        self.trials: list[Trial] = []
+        self._check()
+        self.folder = self._open()
+
+    def _numbers(self, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """Return what `fit_ensemble` takes for these members: a name → a number for each."""
+        rows = [self.settings[number] for number, _ in pairs]
+        numbers: dict[str, Any] = {"learning_rate": Train.learning_rate}
+        of_optimizer = {}
+        for name in rows[0]:
+            values = np.array([row[name] for row in rows])
+            if name in EACH or name == "dropout":
+                numbers[name] = values
+            elif name != "scale":
+                of_optimizer[name] = values
+        return {**numbers, "optimizer_settings": of_optimizer}
+
+    def _shared(self) -> dict[str, Any]:
+        names = ("optimizer", "schedule", "batch_size", "epochs", "patience", "monitor")
+        return {name: getattr(self.options, name) for name in names}
+
+    def _check(self) -> None:
+        """Raise where a number does not fit, before anything is written."""
+        numbers = {**self._numbers(self.pairs), **self._shared()}
+        dropout = numbers.pop("dropout", 0.0)
+        member_settings(self.network, self.count, numbers, dropout)
+        scales = [setting.get("scale", 1.0) for setting in self.settings]
+        if not min(scales) > 0:
+            raise ValueError(f"scale: expected numbers above 0, got {min(scales):g}")
+
+    def _open(self) -> Path:
+        """Return the sweep's folder, new, or with the trials that ended before.
+
+        Raises:
+            ValueError: It is another sweep's, or damaged.
+            OSError: It cannot be made, read or written.
+        """
+        options = self.options
+        if options.resume and options.output is None:
+            raise ValueError("resume: expected the sweep's folder (--output FOLDER), got none")
+        self.about = runs.as_json(
+            {
+                "options": {name: _plain(getattr(options, name)) for name in OF_THE_SWEEP},
+                "settings": self.settings,
+                "fingerprint": fingerprint_of(self.data, private=False),
+            }
+        )
+        if options.resume and options.output is not None:
+            runs.remove_leftovers(options.output)
+            saved = sweep_folder.read_sweep(options.output)
+            if saved is not None:
+                for name in ("options", "settings", "fingerprint"):
+                    if saved[name] != self.about[name]:
+                        raise ValueError(
+                            f"resume: expected the {name} that {options.output} was begun with, "
+                            "got others"
+                        )
+                self.members_per_pass = saved["members_per_pass"]
+                self._take_up(sweep_folder.read_trials(options.output))
+                return options.output
+        folder = runs.new_run(options.output, f"sweep-{Path(options.dataset).stem}")
+        if options.resume and not options.quiet:
+            say(f"resume     nothing in {folder} to go on with: the sweep is begun")
+        self._write_about(folder)
+        return folder
+
+    def _write_about(self, folder: Path) -> None:
+        sweep_folder.write_sweep(folder, {**self.about, "members_per_pass": self.members_per_pass})
+
+    def _take_up(self, trials: list[Trial]) -> None:
+        """Go on after these trials, but for those of a setting with seeds that are missing."""
+        whole = len(trials) - len(trials) % len(self.seeds)
+        self.trials = trials[:whole]
+        if [trial[:2] for trial in self.trials] != self.pairs[:whole]:
+            raise ValueError(f"{self.options.output}: its trials are not those of this sweep")
+
+    def run(self, interruption: Interruption) -> None:
+        """Train what is left to be trained.
+
+        Raises:
+            Stopped: By a signal; what has ended is saved.
+        """
+        begun = len(self.trials)
+        if begun and not self.options.quiet:
+            say(f"resumed    after {begun} of {self.count} networks")
+        pairs = self.pairs[begun:]
+        if not pairs:
+            return
+        split = {seed: jax.random.split(jax.random.key(seed)) for seed in self.seeds}
+        params = init_members(
+            self.network,
+            jnp.stack([split[seed][0] for _, seed in pairs]),
+            self.options.dtype,
+            scale=np.array([self.settings[number].get("scale", 1.0) for number, _ in pairs]),
+        )
+        if self.data.classes is None and self.network.bias:
+            last: Any = with_mean_outputs(
+                self.network, jax.tree.map(lambda leaf: leaf[0], params), *self.data.train[1:]
+            )[-1].bias
+            bias = jnp.tile(last, (len(pairs), 1))
+            params = (*params[:-1], params[-1]._replace(bias=bias))
+        order = split[self.options.seed][1]
+        if self.options.own_order:
+            order = jnp.stack([split[seed][1] for _, seed in pairs])
+        shown = _Shown(self.options, begun, self.count)
+
+        def watch(progress: Progress) -> None:
+            if interruption.signal is not None:
+                raise Stopped(interruption.signal)
+            shown.moved(progress)
+
+        fit_ensemble(
+            self.network,
+            params,
+            *self.train[:2],
+            sample_weight=self.train[2],
+            key=order,
+            scaling=self.data.scaling,
+            evaluation=self.evaluation,
+            halving=self.options.halving,
+            members_per_pass=self.members_per_pass,
+            group=len(self.seeds),
+            watch=watch,
+            finished=lambda first, fitted: self._finished(pairs[first:], fitted),
+            **self._numbers(pairs),
+            **self._shared(),
+        )
+
+    def _finished(self, pairs: Sequence[tuple[int, int]], fitted: EnsembleFit) -> None:
+        """Save what came of a pass: the best model first, so that a kill loses nothing."""
+        if self.members_per_pass is None:
+            self.members_per_pass = fitted.members_per_pass
+            self._write_about(self.folder)
+        new = []
+        for m, (number, seed) in enumerate(pairs[: len(fitted.histories)]):
+            history, best = fitted.histories[m], fitted.best_epochs[m]
+            sentence = fitted.diverged.get(m)
+            record: Record = {} if sentence else history[best - 1]
+            new.append(Trial(number, seed, len(history), record, sentence))
+        self.trials += new
+        best = self._best()
+        if best is not None:
+            for m, trial in enumerate(new):
+                if trial == best:
+                    self._save_best(trial, fitted, m)
+        sweep_folder.write_trials(self.folder, self.trials)
+
+    def _best(self) -> Trial | None:
+        """Return the best trial of the best setting, or None where all have diverged."""
+        first = self.ranked()[0]
+        if first.diverged:
+            return None
+        monitor = self.options.monitor
+        best = max if monitor.endswith("_accuracy") else min
+        own = [trial for trial in self.trials if trial.setting == first.setting]
+        return best(own, key=lambda trial: trial.record[monitor])
+
+    def ranked(self) -> list[Summary]:
+        """Return the summaries of what has been tried, the best first."""
+        found = summaries(self.settings, self.trials)
+        return ranked(found, self.options.monitor, self.options.halving is not None)
+
+    def _save_best(self, trial: Trial, fitted: EnsembleFit, m: int) -> None:
+        """Save a member as a run of its own."""
+        folder = self.folder / sweep_folder.BEST
+        folder.mkdir(exist_ok=True)
+        _, params = member(self.network, fitted.params, m)
+        setting = self.settings[trial.setting]
+        options = train_options(self.options, setting)
+        about = {
+            **about_run(options, self.data),
+            "seed": trial.seed,
+            "sweep": {"setting": trial.setting, "values": setting},
+        }
+        (folder / runs.MODEL).unlink(missing_ok=True)
+        runs.write_config(folder, self.network, self.data.scaling, about)
+        runs.write_metrics(folder, fitted.histories[m])
+        runs.save_model(folder, params)
+
+    def finish(self, seconds: float) -> None:
+        """Write the table, the picture and the last lines."""
+        found = self.ranked()
+        sweep_folder.write_results(self.folder, found)
+        options = self.options
+        if not options.quiet:
+            _show(found, options.monitor)
+        if options.pictures:
+            from jaxmlp.plots import response_surface
+
+            response_surface(found, options.monitor, self.folder / sweep_folder.SURFACE)
+        best = self._best()
+        if best is None:
+            raise FloatingPointError(
+                f"every setting diverged; the first one: {self.trials[0].diverged}"
+            )
+        figures = [f"{options.monitor.replace('_', ' ')} {best.record[options.monitor]:.4f}"]
+        for name in ("validation_accuracy", "test_accuracy", "test_loss"):
+            if name in best.record and name != options.monitor:
+                figures.append(f"{name.replace('_', ' ')} {best.record[name]:.4f}")
+        values = self.settings[best.setting].items()
+        named = ", ".join(f"{name} {value:.4g}" for name, value in values) or "as given"
+        say(f"best       {named}, seed {best.seed}: {', '.join(figures)}")
+        folder = self.folder / sweep_folder.BEST
+        say(f"{self.count} networks after {seconds:.1f} s; the best is saved in {folder}")
+
+
+class _Shown:
+    """Lines of progress, about `_LINES` of them."""
+
+    def __init__(self, options: Sweep, begun: int, count: int) -> None:
+        self.quiet, self.epochs = options.quiet, options.epochs
+        self.begun, self.count = begun, count
+        self.every = max(1, count * options.epochs // _LINES)
+        self.next = 0
+
+    def moved(self, progress: Progress) -> None:
+        """Print a line where a twentieth more of all epochs is done."""
+        done = (self.begun + progress.finished) * self.epochs + progress.active * progress.epoch
+        if self.quiet or done < self.next:
+            return
+        self.next = done + self.every
+        where = f"epoch {progress.epoch}/{self.epochs} of {progress.active} networks"
+        before = self.begun + progress.finished
+        say(f"{where}, {before} of {self.count} done before" if before else where)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _show(found: Sequence[Summary], monitor: str) -> None:
+    """Print the best settings as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(found[0].values)
+    figures = [monitor]
+    for name in found[0].means:
+        if name.startswith(("validation_", "test_")) and name not in figures:
+            figures.append(name)
+    table = Table()
+    for name in (*names, "epochs", *figures):
+        table.add_column(name.replace("_", " "), justify="right")
+    for one in found[:_SHOWN]:
+        cells = [f"{one.values[name]:.4g}" for name in names] + [f"{one.epochs:g}"]
+        for name in figures:
+            if one.diverged:
+                cells.append("diverged")
+                continue
+            deviation = one.deviations[name]
+            spread = "" if deviation is None else f" ± {deviation:.4f}"
+            cells.append(f"{one.means[name]:.4f}{spread}")
+        table.add_row(*cells)
+    Console().print(table)
+    if len(found) > _SHOWN:
+        say(f"{_SHOWN} of {len(found)} settings; all are in {sweep_folder.RESULTS}")

@@ -1,0 +1,87 @@
+"""How many members of an ensemble a device has room for, planned before anything is allocated."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+_SHARE = 0.6  # of what is free: XLA's own temporaries and the data's copies take some
+_UNLIMITED = 2**60  # of a control group that has no limit
+
+_MEMORY = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: Any) -> int | None:
+    """Return how much memory a device has left, or None where that cannot be told.
+
+    On a CPU it is the machine's, or what its control group allows.
+    """
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return None
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    found = [value for value in (_of_the_machine(), _of_the_group()) if value is not None]
+    return min(found, default=None)
+
+
+def _of_the_machine() -> int | None:
+    try:
+        for line in _MEMORY.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _of_the_group() -> int | None:
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most, now = (_GROUP / limit).read_text(), (_GROUP / used).read_text()
+        except OSError:
+            continue
+        if most.strip() == "max" or int(most) >= _UNLIMITED:
+            continue
+        return max(int(most) - int(now), 0)
+    return None
+
+
+def tree_bytes(tree: Any) -> int:
+    """Return the bytes of a tree's arrays, or of their shapes."""
+    return sum(
+        math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def members_that_fit(count: int, bytes_each: int, free: int | None) -> int:
+    """Return how many of `count` members are trained at a time: in passes of about equal size.
+
+    Args:
+        count: All members.
+        bytes_each: What one needs.
+        free: The bytes there are, or None for enough.
+
+    Returns:
+        The members of a pass.
+
+    Raises:
+        MemoryError: There is no room for one.
+    """
+    most = count if free is None else int(_SHARE * free / bytes_each)
+    if most < 1:
+        raise MemoryError(
+            f"an ensemble: expected {bytes_each / 1e6:,.0f} MB for a member, got "
+            f"{_SHARE * (free or 0) / 1e6:,.0f} MB of the memory that is free"
+        )
+    passes = -(-count // most)
+    return -(-count // passes)

@@ -1,0 +1,90 @@
+"""The folder of a sweep: its options, the trials as they end, the table, and the best run."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxmlp.training.runs import FORMAT_VERSION, write_file
+from jaxmlp.training.sweeps import Summary, Trial
+
+SWEEP = "sweep.json"
+TRIALS = "trials.jsonl"
+RESULTS = "results.csv"
+BEST = "best"
+SURFACE = "response-surface.png"
+
+
+def write_sweep(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write sweep.json: the format's version, the options, the settings and the data's checksum."""
+    whole = {"format_version": FORMAT_VERSION, **content}
+    write_file(folder / SWEEP, (json.dumps(whole, indent=2) + "\n").encode())
+
+
+def read_sweep(folder: Path) -> dict[str, Any] | None:
+    """Return the content of sweep.json, or None where there is none.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged, or of another format.
+    """
+    path = folder / SWEEP
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"expected format {FORMAT_VERSION}, got {version!r}")
+        for name in ("options", "settings", "fingerprint", "members_per_pass"):
+            content[name]  # noqa: B018 that it is there
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a sweep's: {error}") from error
+    return content
+
+
+def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
+    """Write trials.jsonl: a line of JSON for each trial."""
+    lines = [json.dumps(trial._asdict(), allow_nan=False) + "\n" for trial in trials]
+    write_file(folder / TRIALS, "".join(lines).encode())
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """Return the trials that have ended, none where there is no file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged.
+    """
+    path = folder / TRIALS
+    if not path.is_file():
+        return []
+    trials = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            trial = Trial(**json.loads(line))
+            if not isinstance(trial.setting, int) or not isinstance(trial.record, dict):
+                raise ValueError("no trial")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: line {number} is damaged: {error}") from error
+        trials.append(trial)
+    return trials
+
+
+def write_results(folder: Path, summaries: Sequence[Summary]) -> None:
+    """Write results.csv: a row for each setting, with the means and deviations of its figures."""
+    names = list(summaries[0].values)
+    figures = list(dict.fromkeys(name for one in summaries for name in one.means))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    heads = [head for name in figures for head in (name, f"{name}_sd")]
+    table.writerow(["setting", *names, "epochs", "diverged", *heads])
+    for one in summaries:
+        row: list[Any] = [one.setting, *(one.values[name] for name in names)]
+        row += [one.epochs, one.diverged]
+        for name in figures:
+            row += [one.means.get(name, ""), one.deviations.get(name, "")]
+        table.writerow(["" if value is None else value for value in row])
+    write_file(folder / RESULTS, text.getvalue().encode())
