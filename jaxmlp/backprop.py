@@ -85,7 +85,8 @@ def forward(network: Network, params: Parameters, x: Array, masks: Masks | None 
         a = a.astype(layer.weight.dtype)
         z = product(network, layer.weight, a)
         if layer.bias is not None:
-            z = z + layer.bias.astype(z.dtype)
+            # Along the columns, where there are several.
+            z = z + jnp.reshape(layer.bias, (-1,) + (1,) * (z.ndim - 1)).astype(z.dtype)
         inputs.append(a)
         preactivations.append(z)
         if l < len(network.activations):
@@ -153,7 +154,7 @@ def propagate(
 def input_delta(network: Network, params: Parameters, number: int, delta: Array) -> Array:
     """Return ∂E/∂a = Wᵀδ (n_in,) for the input a of layer `number`, from its δ (n_out,)."""
     weight = params[number].weight
-    return product(network, delta.astype(weight.dtype), weight)
+    return product(network, delta.astype(weight.dtype).T, weight).T
 
 
 def _masked(masks: Masks | None, number: int, values: Array) -> Array:

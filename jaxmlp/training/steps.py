@@ -84,6 +84,7 @@ def batch_gradient(
     regularization: Regularization,
     key: Array | None,
     dtype: DTypeLike | None,
+    columns: bool = False,
 ) -> tuple[Parameters, Sums]:
     """Return our gradient of the mean loss of a batch as trained, like `params`, and its figures.
 
@@ -91,7 +92,7 @@ def batch_gradient(
     those of the parameters before any step, with the targets as trained for the loss, and the masks
     as drawn. The examples are known to be finite, also those of weight 0.
     """
-    result = pass_as_trained(network, params, batch, regularization, key, dtype)
+    result = pass_as_trained(network, params, batch, regularization, key, dtype, columns)
     gradient = gradient_of_pass(network, params, result, batch.weights, regularization, key)
     return gradient, batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
 
@@ -121,8 +122,12 @@ def pass_as_trained(
     regularization: Regularization,
     key: Array | None,
     dtype: DTypeLike | None,
+    columns: bool = False,
 ) -> Pass:
-    """Return the pass over a batch with smoothed targets and with masks, where there are any."""
+    """Return the pass over a batch with smoothed targets and with masks, where there are any.
+
+    Where many networks are mapped over, the examples are better `columns`.
+    """
     computed = params if dtype is None else cast(params, dtype)
     trained = batch
     if regularization.label_smoothing is not None:
@@ -145,7 +150,7 @@ def pass_as_trained(
             jnp.tile(there, shape) if mask is None else mask * there[None, :]
             for mask, there in zip(masks, regularization.units, strict=True)
         ]
-    return pass_batch(network, computed, trained, finite_rows=True, masks=masks)
+    return pass_batch(network, computed, trained, finite_rows=True, masks=masks, columns=columns)
 
 
 def draw_masks(
@@ -186,6 +191,7 @@ def training_step(
     key: Array | None = None,
     count: Array | None = None,
     dtype: DTypeLike | None = None,
+    columns: bool = False,
 ) -> tuple[TrainingState, Sums]:
     """Return the state after one step of the optimiser along our gradient of a batch.
 
@@ -198,13 +204,14 @@ def training_step(
         key: For dropout and privacy: draws the masks and the noise.
         count: For the average: the number () of this step, from 0.
         dtype: The dtype of the products, or None for that of the parameters.
+        columns: Whether the examples go through the layers as columns.
 
     Returns:
         The state; and the sums of `batch_gradient`, before the step.
     """
     params: Any = state.params  # optax's own types name only what its functions return
     gradient: Any
-    gradient, sums = batch_gradient(network, params, batch, regularization, key, dtype)
+    gradient, sums = batch_gradient(network, params, batch, regularization, key, dtype, columns)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
     moved: Any = optax.apply_updates(params, updates)
     if regularization.max_norm is not None:
@@ -279,6 +286,7 @@ def take_steps(
     optimizer: tuple[str, bool, bool],
     batch_size: int,
     dtype: np.dtype,
+    columns: bool = False,
 ) -> tuple[TrainingState, Sums]:
     """Return the state after some steps of an epoch, and the figures with theirs added.
 
@@ -300,6 +308,7 @@ def take_steps(
         optimizer: The arguments of `optimizer_named`: name, decaying, clipping.
         batch_size: Rows of the order a step; the last step of an epoch takes what is left.
         dtype: The dtype of the products.
+        columns: As for `training_step`.
     """
     name, decaying, clipping = optimizer
     transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
@@ -322,6 +331,7 @@ def take_steps(
             key=None if key is None else jax.random.fold_in(key, count),
             count=count,
             dtype=half,
+            columns=columns,
         )
         return state, jax.tree.map(jnp.add, progress, sums)
 
