@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from benchmarks import machine, report, rows, startup, time_to_accuracy, training
+from benchmarks import ensembles, machine, report, rows, startup, time_to_accuracy, training
 from benchmarks.machine import pin
 from benchmarks.rows import Row
 
 SUITES = (
-    "gradients", "epoch", "small", "quantities", "time_to_accuracy", "startup", "memory",
+    "gradients", "epoch", "small", "quantities", "ensembles", "time_to_accuracy", "startup",
+    "memory",
 )  # fmt: skip
 
 
@@ -41,6 +42,8 @@ def measured(suite: str, device: str, quick: bool, data_dir: str | None) -> list
             report.show(new)
             result += new
         return result
+    if suite == "ensembles":
+        return ensembles.run(device, quick, report.show)
     return training.run(suite, device, quick, report.show)
 
 

@@ -15,6 +15,7 @@ TITLES = {
     "epoch": "An epoch of MNIST's shape",
     "small": "A step of small networks",
     "quantities": "Per-example quantities and curvature",
+    "ensembles": "Many networks at once",
     "time_to_accuracy": "Time to an accuracy",
     "startup": "Start-up",
     "memory": "Memory",

@@ -69,7 +69,8 @@ def forward(network: Network, params: Parameters, x: Array, masks: Masks | None 
     Args:
         network: The network.
         params: Its parameters.
-        x: One example, (D,); it takes the parameters' dtype.
+        x: One example, (D,); it takes the parameters' dtype. Or several as the columns of (D, B):
+            then every array of the trace has these columns.
         masks: For dropout: one scaled mask (n_l,) or None for each hidden layer, by which its
             activation is multiplied; `backward` needs the same ones.
 
@@ -141,7 +142,8 @@ def propagate(
 ) -> tuple[Array, ...]:
     """Return (δ_1, …, δ_L) from any vector δ_L (K,) at the output: Jᵀδ_L, layer by layer.
 
-    The arguments are those of `backward`, with `output_delta` in the place of the loss's gradient.
+    The arguments are those of `backward`, with `output_delta` in the place of the loss's gradient;
+    of several examples as columns, (K, B), where `forward` was given such.
     """
     deltas = [output_delta]
     for l in reversed(range(len(network.activations))):
@@ -152,9 +154,16 @@ def propagate(
 
 
 def input_delta(network: Network, params: Parameters, number: int, delta: Array) -> Array:
-    """Return ∂E/∂a = Wᵀδ (n_in,) for the input a of layer `number`, from its δ (n_out,)."""
+    """Return ∂E/∂a = Wᵀδ (n_in,) for the input a of layer `number`, from its δ (n_out,).
+
+    Both may be the columns of several examples, (n, B).
+    """
     weight = params[number].weight
-    return product(network, delta.astype(weight.dtype).T, weight).T
+    delta = delta.astype(weight.dtype)
+    if delta.ndim == 1:
+        return product(network, delta, weight)
+    # Of columns, from many networks at once, XLA multiplies by a transpose in its slowest way.
+    return product(network, jax.lax.optimization_barrier(weight.T), delta)
 
 
 def _masked(masks: Masks | None, number: int, values: Array) -> Array:

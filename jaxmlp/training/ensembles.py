@@ -519,12 +519,12 @@ class _Pass:
     def _figures(self, progress: Sums) -> tuple[dict[str, Any], np.ndarray]:
         """Return the sums (slots,) of every part, and the largest parameters (slots,)."""
         of, model = self.members, self._model()
-        sums: dict[str, Any] = {"train": progress}
+        sums: dict[str, Any] = {"train": jax.device_get(progress)}
         for name, (scaling, batches) in of.others.items():
             parts = [members_sums(of.network, model, scaling, batch) for batch in batches]
             total: Any = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
             sums[name] = Sums(*total)
-        return jax.device_get(sums), np.asarray(_largest_of_members(model))
+        return sums, np.asarray(_largest_of_members(model))
 
     def _complete(
         self, epoch: int, progress: Sums, seconds: float, compiling: float | None
