@@ -58,7 +58,7 @@ def run(device: str, quick: bool, show: Show) -> list[Row]:
     ).items():
         networks = Networks(n_examples, sizes, batch_size, count, epochs)
         wrong = networks.difference()
-        times = timed(networks, 1 if quick else 5)
+        times = timed(networks, 1 if quick else 4)
         new = [
             Row("ensembles", case, name, OURS, "s", note=wrong, **measured(values))
             for name, values in times.items()
@@ -166,7 +166,7 @@ def beside_scikit_learn(case: str, bound: str, ours: float, quick: bool) -> list
     """Return the time of as many fits of scikit-learn's, and what it is of ours."""
     worker = Worker("benchmarks.ensembles")
     try:
-        values = [worker.ask(quick) for _ in range(1 if quick else 3)]
+        values = [worker.ask(quick) for _ in range(1 if quick else 2)]
     except Unanswered as error:
         return [Row("ensembles", case, "in turn", "scikit-learn", "s", note=str(error))]
     finally:
@@ -189,7 +189,7 @@ def growth(device: str) -> list[Row]:
     for count in GROWTH:
         params = jaxmlp.init_members(network, jax.random.split(jax.random.key(0), count))
         seconds = []
-        for number in range(3 if count > 1000 else 6):
+        for number in range(2 if count > 1000 else 5):
             begin = time.perf_counter()
             fitted = jaxmlp.fit_ensemble(
                 network, params, x, t, key=jax.random.key(1), optimizer="sgd", batch_size=32,

@@ -18,6 +18,7 @@ each example's loss; a row of weight 0 contributes exactly 0 whatever it holds. 
 parameters' dtype. A class outside 0 … K − 1 makes that example's loss and gradient NaN.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -105,7 +106,8 @@ def _input_gradients_of(
     dtype: DTypeLike,
     scale: Array,
 ) -> Array:
-    return (scale * input_delta(network, params, 0, deltas[0])).astype(dtype)
+    rows = jax.vmap(partial(input_delta, network, params, 0))(deltas[0])
+    return (scale * rows).astype(dtype)
 
 
 _loss.defvjp(_loss_forward, _loss_backward)

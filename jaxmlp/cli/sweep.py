@@ -61,6 +61,7 @@ def sweep(options: Sweep) -> None:
         if options.compile_cache is not None:
             check_folder("compile_cache", options.compile_cache)
         device = select_device(options.device)
+        check_count("seeds", options.seeds)
         settings = _begun_with(options) or settings_of_sweep(options)
         network, data, _ = prepared(train_options(options, settings[0]), device)
         with jax.default_device(device):
@@ -68,8 +69,12 @@ def sweep(options: Sweep) -> None:
         if options.compile_cache is not None:
             use_compile_cache(options.compile_cache)
     if not options.quiet:
-        say(heading(train_options(options, settings[0]), network, data, device))
-        say(f"sweep      {len(settings)} settings of {', '.join(settings[0]) or 'nothing'}")
+        swept = settings[0]
+        shown = dataclasses.replace(train_options(options, swept), seeds=options.seeds)
+        say(heading(shown, network, data, device, swept))
+        names = ", ".join(swept).replace("_", " ") or "no number"
+        settled = "setting" if len(settings) == 1 else "settings"
+        say(f"sweep      {len(settings)} {settled} of {names}, each with every seed")
     try:
         with Interruption() as interruption, jax.default_device(device), failing_run(device):
             work.run(interruption)
@@ -287,10 +292,14 @@ class _Work:
         pairs = self.pairs[begun:]
         if not pairs:
             return
-        split = {seed: jax.random.split(jax.random.key(seed)) for seed in self.seeds}
+        # As `jaxmlp train` has them: the settings of a seed begin alike.
+        first_keys, order_keys = zip(
+            *(jax.random.split(jax.random.key(seed)) for seed in self.seeds), strict=True
+        )
+        which = np.array([self.seeds.index(seed) for _, seed in pairs])
         params = init_members(
             self.network,
-            jnp.stack([split[seed][0] for _, seed in pairs]),
+            jnp.stack(first_keys)[which],
             self.options.dtype,
             scale=np.array([self.settings[number].get("scale", 1.0) for number, _ in pairs]),
         )
@@ -300,9 +309,7 @@ class _Work:
             )[-1].bias
             bias = jnp.tile(last, (len(pairs), 1))
             params = (*params[:-1], params[-1]._replace(bias=bias))
-        order = split[self.options.seed][1]
-        if self.options.own_order:
-            order = jnp.stack([split[seed][1] for _, seed in pairs])
+        order = jnp.stack(order_keys)[which] if self.options.own_order else order_keys[0]
         shown = _Shown(self.options, begun, self.count)
 
         def watch(progress: Progress) -> None:

@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +266,13 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
     return run
 
 
-def heading(options: Train, network: Network, data: Dataset, device: Any) -> str:
-    """Return what is about to happen: device, dtype, precision, data, network."""
+def heading(
+    options: Train, network: Network, data: Dataset, device: Any, swept: Collection[str] = ()
+) -> str:
+    """Return what is about to happen: device, dtype, precision, data, network, training.
+
+    The learning rate stands there unless it is `swept`.
+    """
     sizes = "-".join(str(size) for size in network.sizes)
     activation = " ".join(options.activation) if network.activations else "no hidden layer"
     precision = network.precision or jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
@@ -281,6 +287,9 @@ def heading(options: Train, network: Network, data: Dataset, device: Any) -> str
     seeds = f"seed {options.seed}"
     if options.seeds > 1:
         seeds = f"seeds {options.seed} to {options.seed + options.seeds - 1}"
+    rate = f"learning rate {options.learning_rate:g} ({options.schedule})"
+    if "learning_rate" in swept:
+        rate = f"{options.schedule} schedule"
     return "\n".join(
         (
             f"device     {device.device_kind} ({device.platform}), {options.dtype}, "
@@ -288,8 +297,7 @@ def heading(options: Train, network: Network, data: Dataset, device: Any) -> str
             f"data       {data.name}: {listed} examples from {data.source}",
             f"network    {sizes}, {activation}, {network.loss}, "
             f"{network.n_parameters:,} parameters",
-            f"training   {options.optimizer}, learning rate {options.learning_rate:g} "
-            f"({options.schedule}), batches of {options.batch_size}, {seeds}",
+            f"training   {options.optimizer}, {rate}, batches of {options.batch_size}, {seeds}",
         )
     )
 

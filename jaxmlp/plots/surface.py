@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _MOST_NUMBERS = 3  # of which every pair has a panel
 _DECADE = 8.0  # from the smallest to the largest, beyond which an axis is logarithmic
+_MARGIN = 1.5  # around the numbers of a logarithmic axis
+_FEW = 8  # numbers that are ticks
 
 
 def response_surface(
@@ -50,7 +52,7 @@ def response_surface_figure(summaries: Sequence[Summary], monitor: str) -> "Figu
         return None
     figure = Figure(figsize=(WIDTH, 4.8), layout=ConstrainedLayoutEngine(w_pad=0.12))
     lost = len(summaries) - len(found)
-    of = f", of which {count(lost, 'setting')} diverged" if lost else ""
+    of = f", of which {lost} diverged" if lost else ""
     figure.suptitle(
         f"{monitor.replace('_', ' ')} of {count(len(summaries), 'setting')}{of}".capitalize()
     )
@@ -102,9 +104,9 @@ def _draw_curve(
                 rotation=90, va="top", ha="right", color=VERMILION, fontsize=8,
             )  # fmt: skip
     axes.set(xlabel=name.replace("_", " "), ylabel=monitor.replace("_", " "))
-    _set_axis(axes.set_xscale, [one.values[name] for one in ordered])
-    if min(y) > 0:
-        _set_axis(axes.set_yscale, y)
+    _set_axis(axes.xaxis, axes.set_xscale, [one.values[name] for one in ordered])
+    if min(y) > 0 and max(y) >= _DECADE * min(y):
+        _set_axis(axes.yaxis, axes.set_yscale, y)
     axes.grid(color=RULE, linewidth=0.8)
 
 
@@ -141,8 +143,8 @@ def _draw_pair(
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0.2)
     _draw_ring(axes, best.values[across], best.values[up])
     axes.set(xlabel=across.replace("_", " "), ylabel=up.replace("_", " "))
-    _set_axis(axes.set_xscale, [one.values[across] for one in summaries])
-    _set_axis(axes.set_yscale, [one.values[up] for one in summaries])
+    _set_axis(axes.xaxis, axes.set_xscale, [one.values[across] for one in summaries])
+    _set_axis(axes.yaxis, axes.set_yscale, [one.values[up] for one in summaries])
     axes.grid(color=RULE, linewidth=0.8)
     return points
 
@@ -154,13 +156,28 @@ def _draw_ring(axes: "Axes", x: float, y: float) -> None:
     )  # fmt: skip
 
 
-def _set_axis(set_scale: Any, values: Sequence[float]) -> None:
-    """Make an axis logarithmic where its positive numbers span much; 0 has its place."""
-    array = np.array(values)
+def _set_axis(axis: Any, set_scale: Any, values: Sequence[float]) -> None:
+    """Make an axis logarithmic where its positive numbers span much, with 0 in a place of its own.
+
+    Few numbers are the axis's ticks.
+    """
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    array = np.unique(values)
     positive = array[array > 0]
-    if array.min() < 0 or positive.size < 2 or positive.max() < _DECADE * positive.min():
-        return
-    if (array == 0).any():
-        set_scale("symlog", linthresh=positive.min(), linscale=0.5)
-    else:
-        set_scale("log")
+    spans = positive.size > 1 and positive.max() >= _DECADE * positive.min()
+    if spans and array.min() >= 0:
+        low, high = positive.min() / _MARGIN, positive.max() * _MARGIN
+        if array.min() == 0:
+            set_scale("symlog", linthresh=positive.min(), linscale=0.5)
+            low = -positive.min() / _MARGIN
+        else:
+            set_scale("log")
+        axis.set_view_interval(low, high, ignore=True)
+    if array.size <= _FEW:
+        axis.set_ticks(array)
+        axis.set_minor_locator(NullLocator())
+    elif array.min() == 0:
+        axis.set_ticks([tick for tick in axis.get_majorticklocs() if tick >= 0])
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,247 @@
+"""`jaxmlp sweep`: what it keeps, that its best is what `train` trains, stopping, and bad input."""
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from command import TINY, ended, same_model, start, tree, write_data
+from safetensors.numpy import load_file
+
+from jaxmlp.training import sweep_folder
+
+FEW = ("--dataset", "animals.csv", "--standardize", *TINY)
+GRID = ("--learning-rate", "0.001", "0.05", "--weight-decay", "0", "0.01")
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path):
+    write_data(tmp_path)
+
+
+def rows(folder):
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_grid_leaves_a_table_and_the_best_network(command, tmp_path):
+    result = command("sweep", *FEW, *GRID, "--seeds", 2, "--output", "out")
+    assert (result.status, result.errors) == (0, "")
+    assert "8 networks after" in result.output
+    assert "saved in out/best" in result.output
+    assert tree(tmp_path / "out").keys() == {
+        "best", "best/config.json", "best/metrics.jsonl", "best/model.safetensors", "results.csv",
+        "sweep.json", "trials.jsonl",
+    }  # fmt: skip
+    table = rows(tmp_path / "out")
+    losses = [float(row["validation_loss"]) for row in table]
+    assert losses == sorted(losses)
+    assert {(row["learning_rate"], row["weight_decay"]) for row in table} == {
+        ("0.001", "0.0"), ("0.001", "0.01"), ("0.05", "0.0"), ("0.05", "0.01"),
+    }  # fmt: skip
+    trials = sweep_folder.read_trials(tmp_path / "out")
+    assert [(trial.setting, trial.seed) for trial in trials] == [
+        (setting, seed) for setting in range(4) for seed in range(2)
+    ]
+    best = int(table[0]["setting"])
+    own = [trial.record["validation_loss"] for trial in trials if trial.setting == best]
+    assert np.mean(own) == pytest.approx(losses[0])
+    assert np.std(own, ddof=1) == pytest.approx(float(table[0]["validation_loss_sd"]))
+    about = json.loads((tmp_path / "out/best/config.json").read_text())
+    assert about["seed"] == int(np.argmin(own))
+    assert about["training"]["learning_rate"] == float(table[0]["learning_rate"])
+    evaluated = command("evaluate", "out/best", "--file", "animals.csv")
+    assert (evaluated.status, evaluated.errors) == (0, "")
+
+
+@pytest.mark.parametrize("own_order", [False, True])
+def test_the_best_is_what_train_trains_with_its_settings(command, own_order):
+    """The first seed; or with orders of their own, any of several seeds."""
+    options = (*FEW, "--optimizer", "momentum", "--validation-fraction", 0.3, "--dropout", 0.2)
+    swept = (*options, "--optimizer-settings", "momentum=0.5,0.9", "--learning-rate", "0.1")
+    more = ("--own-order", "--seeds", 2) if own_order else ()
+    assert command("sweep", *swept, *more, "--output", "out").status == 0
+    with open("out/best/config.json") as file:
+        about = json.load(file)
+    trained = command(
+        "train", *options, "--learning-rate", 0.1, *more[1:], "--output", "run",
+        "--optimizer-settings", *about["training"]["optimizer_settings"],
+    )  # fmt: skip
+    assert trained.status == 0
+    run = f"run/seed-{about['seed']}" if own_order else "run"
+    mine, theirs = load_file("out/best/model.safetensors"), load_file(f"{run}/model.safetensors")
+    for name in theirs:
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_draws_a_space_and_halving(command, tmp_path):
+    (tmp_path / "space.toml").write_text(
+        'learning_rate = "0.001:0.2:log"\nb1 = [0.8, 0.9]\nscale = {low = 0.5, high = 2}\n'
+    )
+    options = ("--space", "space.toml", "--samples", 8, "--epochs", 4, "--halving", 2)
+    result = command("sweep", *FEW, *options, "--scale", 1, "--output", "out")
+    assert (result.status, result.errors) == (0, ""), result.errors
+    table = rows(tmp_path / "out")
+    assert len(table) == 8
+    assert {row["scale"] for row in table} == {"1.0"}  # what is given goes before the file
+    assert {row["b1"] for row in table} == {"0.8", "0.9"}
+    rates = [float(row["learning_rate"]) for row in table]
+    assert 0.001 <= min(rates) < max(rates) <= 0.2
+    epochs = [float(row["epochs"]) for row in table]
+    assert epochs == sorted(epochs, reverse=True) == [4, 4, 2, 2, 1, 1, 1, 1]
+    (tmp_path / "space.json").write_text('{"learning_rate": [0.1, 0.2]}')
+    result = command("sweep", *FEW, "--space", "space.json", "--output", "other")
+    assert {row["learning_rate"] for row in rows(tmp_path / "other")} == {"0.1", "0.2"}
+
+
+def test_a_regression_and_a_picture(command, tmp_path):
+    options = ("--dataset", "houses.csv", "--standardize", *TINY, "--pictures")
+    result = command("sweep", *options, "--learning-rate", 0.01, 0.1, "--output", "out")
+    assert (result.status, result.errors) == (0, "")
+    assert (tmp_path / "out/response-surface.png").stat().st_size > 10_000
+    first = json.loads((tmp_path / "out/best/metrics.jsonl").read_text().splitlines()[0])
+    # It begins at the mean of the targets: their variance is 4, their mean square 35.
+    assert first["train_loss"] < 4
+
+
+def test_a_setting_that_diverges_is_last_and_all_are_a_failed_run(command, tmp_path):
+    options = (*FEW, "--optimizer", "sgd")
+    result = command("sweep", *options, "--learning-rate", 0.1, 3e38, "--output", "out")
+    assert (result.status, result.errors) == (0, "")
+    table = rows(tmp_path / "out")
+    assert [row["diverged"] for row in table] == ["0", "1"]
+    assert "diverged" in result.output
+    result = command("sweep", *options, "--learning-rate", 3e38, "--output", "all")
+    assert result.status == 1
+    assert result.errors.startswith("jaxmlp: every setting diverged; the first one: training")
+    assert result.errors.count("\n") == 1
+
+
+def test_what_is_stopped_between_passes_goes_on_and_ends_the_same(command, tmp_path):
+    options = (*FEW, *GRID, "--seeds", 2, "--members-per-pass", 2)
+    assert command("sweep", *options, "--output", "whole").status == 0
+    assert command("sweep", *options, "--output", "cut").status == 0
+    trials = sweep_folder.read_trials(tmp_path / "cut")
+    # As a kill after the second of four passes leaves it, and within a setting's seeds.
+    sweep_folder.write_trials(tmp_path / "cut", trials[:5])
+    for name in ("results.csv", "best/model.safetensors"):
+        (tmp_path / "cut" / name).unlink()
+    trained = sweep_folder.read_trials(tmp_path / "whole")
+    result = command("sweep", "--resume", "--output", "cut")
+    assert (result.status, result.errors) == (0, ""), result.errors
+    assert "after 4 of 8 networks" in result.output
+    again = sweep_folder.read_trials(tmp_path / "cut")
+    timeless = [
+        [(t.setting, t.seed, {k: v for k, v in t.record.items() if "second" not in k}) for t in ts]
+        for ts in (trained, again)
+    ]
+    assert timeless[0] == timeless[1]
+    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
+
+
+def test_the_best_of_an_earlier_pass_stays(command, tmp_path):
+    options = (*FEW, "--learning-rate", 0.05, 1e-6, "--members-per-pass", 1, "--output", "out")
+    assert command("sweep", *options).status == 0
+    about = json.loads((tmp_path / "out/best/config.json").read_text())
+    assert about["training"]["learning_rate"] == 0.05
+    assert [float(row["learning_rate"]) for row in rows(tmp_path / "out")] == [0.05, 1e-6]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_sweep_that_is_stopped_by_a_signal_says_how_to_go_on(command, tmp_path):
+    options = (*FEW, *GRID, "--epochs", 400, "--members-per-pass", 1)
+    process = start("sweep", *options, "--output", "out", pipesize=4096)
+    assert process.stdout is not None
+    while "done before" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    result = ended(process)
+    assert result.status == 143
+    assert "`jaxmlp sweep --output out --resume` goes on from there" in result.errors
+    done = len(sweep_folder.read_trials(tmp_path / "out"))
+    assert 1 <= done < 4
+    result = command("sweep", "--resume", "--output", "out")
+    assert result.status == 0
+    assert command("sweep", *options, "--output", "whole").status == 0
+    assert rows(tmp_path / "whole") == rows(tmp_path / "out")
+    assert same_model(tmp_path / "whole/best", tmp_path / "out/best")
+
+
+BAD = {
+    "range": (["--learning-rate", "0.1:0.01"], "learning_rate: expected LOW below HIGH"),
+    "no samples": (["--learning-rate", "0.01:0.1"], "samples: expected how many to draw"),
+    "nothing to draw": (["--samples", "3"], "samples: expected something to draw"),
+    "samples": (["--samples", "0", "--learning-rate", "0.1:1"], "samples: expected an integer"),
+    "word": (["--learning-rate", "fast"], "learning_rate: expected numbers"),
+    "out of range": (["--dropout", "0.5", "1.5"], "dropout: "),
+    "negative": (["--learning-rate", "0.1", "-0.1"], "learning_rate: "),
+    "scale": (["--scale", "0", "1"], "scale: expected numbers above 0"),
+    "setting": (["--optimizer-settings", "b9=1"], "optimizer_settings: expected NAME=NUMBER"),
+    "seeds": (["--seeds", "0"], "seeds: expected an integer"),
+    "halving": (["--halving", "1"], "halving: expected at least 2"),
+    "pass": (["--members-per-pass", "0"], "members_per_pass: expected an integer"),
+    "monitor": (["--monitor", "train_loss"], "monitor: "),
+    "no validation": (["--validation-fraction", "0"], "validation-fraction"),
+    "epochs": (["--epochs", "0"], "epochs: "),
+    "optimizer": (["--optimizer", "adm"], "did you mean 'adam'"),
+    "space": (["--space", "none.toml"], "none.toml: No such file"),
+    "kind of space": (["--space", "animals.csv"], "expected a file .toml or .json"),
+    "broken space": (["--space", "broken.toml"], "space: broken.toml: "),
+    "name in a space": (["--space", "wrong.json"], "unknown number of the space 'rate'"),
+    "choice in a space": (["--space", "choice.json"], "dropout: expected numbers"),
+    "data": (["--dataset", "none.csv"], "none.csv"),
+    "resume": (["--resume"], "resume: expected the sweep's folder"),
+    "output": (["--output", "full"], "output: expected a new or empty folder"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(command, tmp_path, kind):
+    options, message = BAD[kind]
+    (tmp_path / "broken.toml").write_text("a = ")
+    (tmp_path / "wrong.json").write_text('{"rate": 1}')
+    (tmp_path / "choice.json").write_text('{"dropout": ["a"]}')
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("mine")
+    before = tree(tmp_path)
+    result = command("sweep", *FEW, *options)
+    assert result.status == 2
+    assert result.errors.startswith("jaxmlp: ")
+    assert result.errors.count("\n") == 1
+    assert message in result.errors
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "sweep.json").write_text("{"), "not a sweep's"),
+        (lambda f: (f / "trials.jsonl").write_text("{}\n"), "line 1 is damaged"),
+        (lambda f: (f / "sweep.json").write_text(
+            (f / "sweep.json").read_text().replace('"epochs": 2', '"epochs": "two"')), "epochs"),
+        (lambda f: (f / "trials.jsonl").write_text("\n".join(
+            reversed((f / "trials.jsonl").read_text().splitlines()))), "not those of this sweep"),
+    ],
+    ids=["options", "trials", "type", "order"],
+)  # fmt: skip
+def test_a_damaged_sweep_is_not_gone_on_with(command, tmp_path, damage, message):
+    assert command("sweep", *FEW, *GRID, "--output", "out").status == 0
+    damage(tmp_path / "out")
+    result = command("sweep", "--resume", "--output", "out")
+    assert result.status == 2
+    assert message in result.errors
+
+
+def test_other_options_or_data_are_not_gone_on_with(command, tmp_path):
+    assert command("sweep", *FEW, *GRID, "--output", "out").status == 0
+    result = command("sweep", "--resume", "--output", "out", "--epochs", 3)
+    assert result.status == 2
+    assert "resume: expected the options that out was begun with" in result.errors
+    text = (tmp_path / "animals.csv").read_text().splitlines()
+    (tmp_path / "animals.csv").write_text("\n".join(text[:-1]) + "\n")
+    result = command("sweep", "--resume", "--output", "out")
+    assert result.status == 2
+    assert "resume: expected the fingerprint that out was begun with" in result.errors
