@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def drawn(names, count=12, seeds=2, lost=()):
     return found
 
 
-def artists(axes, gid):
+def artists(axes, gid) -> list[Any]:
     return [artist for artist in axes.get_children() if artist.get_gid() == gid]
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import jax
 
 from jaxmlp.training.runs import check_writable
+from jaxmlp.validation import check_count
 
 
 def warn(message: object) -> None:
@@ -79,6 +80,24 @@ def select_device(choice: str) -> Any:
             ) from error
         reason = str(error).splitlines() or ["it has no platform to start"]
         raise ValueError(f"device: JAX cannot start here: {reason[0]}") from error
+
+
+def several_devices(device: Any, number: int) -> list[Any] | None:
+    """Return so many devices of the kind of this one, or None for it alone.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    check_count("devices", number)
+    if number == 1:
+        return None
+    there = jax.local_devices(backend=device.platform)
+    if number > len(there):
+        raise ValueError(
+            f"devices: expected at most {len(there)}, which is what there is of "
+            f"{device.device_kind} here, got {number}"
+        )
+    return there[:number]
 
 
 def check_folder(name: str, folder: Path) -> None:

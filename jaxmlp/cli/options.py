@@ -74,6 +74,9 @@ class Common:
     """Of the matrix products: default, high, highest, or a name such as TF32_TF32_F32."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
+    devices: int = 1
+    """On so many of them at once: train gives each a part of every batch, whose size is then a
+    multiple of it, sweep a part of the networks."""
     output: Path | None = None
     """The run's folder, new or empty; by default runs/<dataset>-<n>."""
     resume: bool = False
@@ -183,13 +186,16 @@ class Sweep(Common):
 
 _OF_ONE_PROCESS = (
     "output", "resume", "keep", "checkpoint_every", "pictures", "quiet", "compile_cache", "device",
+    "devices",
 )  # fmt: skip
 OF_THE_TRAINING = [
     field.name for field in dataclasses.fields(Train) if field.name not in _OF_ONE_PROCESS
 ]
 
 
-_OF_ONE_SWEEP = ("output", "resume", "pictures", "quiet", "compile_cache", "device", "space")
+_OF_ONE_SWEEP = (
+    "output", "resume", "pictures", "quiet", "compile_cache", "device", "devices", "space",
+)  # fmt: skip
 OF_THE_SWEEP = [
     field.name for field in dataclasses.fields(Sweep) if field.name not in _OF_ONE_SWEEP
 ]

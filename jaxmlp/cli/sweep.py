@@ -20,6 +20,7 @@ from jaxmlp.cli.console import (
     check_folder,
     failing_run,
     select_device,
+    several_devices,
     use_compile_cache,
     warn,
 )
@@ -61,11 +62,12 @@ def sweep(options: Sweep) -> None:
         if options.compile_cache is not None:
             check_folder("compile_cache", options.compile_cache)
         device = select_device(options.device)
+        devices = several_devices(device, options.devices)
         check_count("seeds", options.seeds)
         settings = _begun_with(options) or settings_of_sweep(options)
         network, data, _ = prepared(train_options(options, settings[0]), device)
         with jax.default_device(device):
-            work = _Work(options, settings, network, data)
+            work = _Work(options, settings, network, data, devices)
         if options.compile_cache is not None:
             use_compile_cache(options.compile_cache)
     if not options.quiet:
@@ -178,8 +180,14 @@ class _Work:
     """A sweep under way: its members, and what is saved of them."""
 
     def __init__(
-        self, options: Sweep, settings: list[Setting], network: Network, data: Dataset
+        self,
+        options: Sweep,
+        settings: list[Setting],
+        network: Network,
+        data: Dataset,
+        devices: list[Any] | None,
     ) -> None:
+        self.devices = devices
         self.options, self.settings, self.network, self.data = options, settings, network, data
         self.seeds = range(options.seed, options.seed + options.seeds)
         self.count = len(settings) * len(self.seeds)
@@ -328,6 +336,7 @@ class _Work:
             halving=self.options.halving,
             members_per_pass=self.members_per_pass,
             group=len(self.seeds),
+            devices=self.devices,
             watch=watch,
             finished=lambda first, fitted: self._finished(pairs[first:], fitted),
             **self._numbers(pairs),

@@ -18,6 +18,7 @@ from jaxmlp.cli.console import (
     check_folder,
     failing_run,
     select_device,
+    several_devices,
     use_compile_cache,
     warn,
 )
@@ -46,6 +47,12 @@ def train(options: Train) -> None:
         if options.compile_cache is not None:
             check_folder("compile_cache", options.compile_cache)
         device = select_device(options.device)
+        devices = several_devices(device, options.devices)
+        if not options.private and options.batch_size % options.devices:
+            raise ValueError(
+                f"batch_size: expected a multiple of the {options.devices} devices, got "
+                f"{options.batch_size}"
+            )
         network, data, settings = prepared(options, device)
         about = about_run(options, data)
         run = _open_run(options, about)
@@ -65,7 +72,7 @@ def train(options: Train) -> None:
                 if len(seeds) > 1 and not options.quiet:
                     say(f"seed {seed}")
                 folder = run if options.seeds == 1 else run / f"seed-{seed}"
-                member = _Member(options, network, data, settings, about, seed, folder)
+                member = _Member(options, network, data, settings, about, seed, folder, devices)
                 with failing_run(device):
                     results.append(member.run(interruption))
     except Stopped as stopped:
@@ -88,7 +95,9 @@ class _Member:
         about: dict[str, Any],
         seed: int,
         folder: Path,
+        devices: list[Any] | None,
     ) -> None:
+        self.devices = devices
         self.options, self.network, self.data, self.settings = options, network, data, settings
         self.about, self.seed, self.folder = about, seed, folder
 
@@ -144,6 +153,7 @@ class _Member:
                     callbacks=[after_epoch],
                     watch=watch,
                     resume=snapshot,
+                    devices=self.devices,
                     **settings,
                 )
             except FloatingPointError as error:
@@ -287,12 +297,13 @@ def heading(
     seeds = f"seed {options.seed}"
     if options.seeds > 1:
         seeds = f"seeds {options.seed} to {options.seed + options.seeds - 1}"
+    times = f"{options.devices} × " if options.devices > 1 else ""
     rate = f"learning rate {options.learning_rate:g} ({options.schedule})"
     if "learning_rate" in swept:
         rate = f"{options.schedule} schedule"
     return "\n".join(
         (
-            f"device     {device.device_kind} ({device.platform}), {options.dtype}, "
+            f"device     {times}{device.device_kind} ({device.platform}), {options.dtype}, "
             f"matmul precision {precision}",
             f"data       {data.name}: {listed} examples from {data.source}",
             f"network    {sizes}, {activation}, {network.loss}, "

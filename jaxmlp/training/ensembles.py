@@ -5,7 +5,7 @@ same batches, the products of the first layer are one product.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from jaxmlp.batch import Batch
 from jaxmlp.evaluation import Sums, checked_examples, chunk_sums, padded_batch
 from jaxmlp.network import Network, Parameters, check_members
 from jaxmlp.scaling import Scaling
+from jaxmlp.training.distributed import Placement, on_host, placement_on
 from jaxmlp.training.epochs import (
     Pace,
     bucket,
@@ -187,6 +188,7 @@ def fit_ensemble(
     evaluation: Mapping[str, tuple[ArrayLike, ...]] | None = None,
     members_per_pass: int | None = None,
     group: int = 1,
+    devices: Sequence[Any] | None = None,
     watch: Callable[[Progress], None] | None = None,
     finished: Callable[[int, EnsembleFit], None] | None = None,
 ) -> EnsembleFit:
@@ -231,6 +233,7 @@ def fit_ensemble(
         members_per_pass: How many are trained at a time; by default as many as there is memory for.
         group: That is rounded down to a multiple of this where it is larger: members that belong
             together are trained together.
+        devices: As for `fit`, but each takes a part of the members, and all have the data.
         watch: Called as watch(progress) after every epoch and about twice a second.
         finished: Called after every pass as finished(first, fitted), with the number of its first
             member and what `fit_ensemble` would return for its members alone.
@@ -302,10 +305,12 @@ def fit_ensemble(
     members = _Members(
         network, np.dtype(params[0].weight.dtype), settings,
         checked_widths(network, widths, count), key, examples, left, others, halving,
+        placement_on(devices),
     )  # fmt: skip
     del examples
     size = min(members_per_pass or members.that_fit(one), count)
     size -= size % group if size > group else 0
+    size += -size % members.n_devices
     parts = []
     for start in range(0, count, size):
         # The last pass is filled up: another number of members would be another program.
@@ -332,15 +337,19 @@ class _Members:
         scaling: Scaling | None,
         others: Mapping[str, tuple[Scaling | None, list[Batch]]],
         halving: int | None,
+        placement: Placement | None,
     ) -> None:
+        self.placement = placement
+        self.n_devices = 1 if placement is None else placement.count
         self.network, self.settings, self.widths = network, settings, widths
-        self.key, self.scaling, self.others = key, scaling, others
+        self.key = key
+        self.scaling, self.others = self.everywhere((scaling, others))
         self.words = np.asarray(jax.random.key_data(key)).tolist()
         self.n_examples = len(examples[0])
         self.dtype = dtype
         self.wide = np.promote_types(dtype, np.float32)
         rows = bucket(self.n_examples)
-        self.data: Batch = jax.device_put(padded_batch(*examples, rows))
+        self.data: Batch = self.everywhere(padded_batch(*examples, rows))
         first = settings[0]
         self.batch_size = min(first.batch_size, rows)
         self.longest = -(-rows // self.batch_size)
@@ -355,6 +364,16 @@ class _Members:
         self.finished = 0
         self.compiling = 0.0  # what a program takes, in seconds
 
+    def everywhere(self, tree: Any) -> Any:
+        """Return the tree on the device, or with a copy on every device."""
+        if self.placement is None:
+            return jax.device_put(tree)
+        return self.placement.everywhere(tree)
+
+    def in_parts(self, tree: Any) -> Any:
+        """Return the tree of leaves (slots, …) on the device, or a part on every device."""
+        return jax.device_put(tree) if self.placement is None else self.placement.in_parts(tree)
+
     def that_fit(self, one: Parameters) -> int:
         """Return how many members, each like `one`, are trained at a time."""
         state = jax.eval_shape(
@@ -366,8 +385,11 @@ class _Members:
         values = (self.batch_size + 1) * sum(self.network.sizes) * 4 * self.wide.itemsize
         order = self.longest * self.batch_size * 4 if self.key.ndim else 0
         each = tree_bytes(state) + 2 * tree_bytes(state.params) + 4 * tree_bytes(one)
-        (device,) = jax.tree.leaves(self.data)[0].devices()
-        return members_that_fit(len(self.settings), each + values + order, free_bytes(device))
+        devices = sorted(jax.tree.leaves(self.data)[0].devices(), key=lambda device: device.id)
+        free = free_bytes(devices[0])
+        if free is not None and devices[0].platform != "cpu":  # whose devices share one memory
+            free *= len(devices)
+        return members_that_fit(len(self.settings), each + values + order, free)
 
     def train(
         self,
@@ -415,9 +437,11 @@ class _Pass:
         self.members, self.ids = members, ids
         self.live = np.arange(len(ids)) < count
         self.real = self.live.copy()  # the others fill up
+        params = members.in_parts(params)
         state = _first_states(params, optimizer=members.optimizer, averaging=members.averaging)
         numbers = optimizer_numbers([members.settings[m] for m in ids])
-        self.state = state._replace(optimizer_state=with_numbers(state.optimizer_state, numbers))
+        state = state._replace(optimizer_state=with_numbers(state.optimizer_state, numbers))
+        self.state: TrainingState = members.in_parts(state)
         # What is returned: the best so far with patience, or else that of the stopped.
         self.kept: Parameters = params
         self.done: list[tuple[np.ndarray, Parameters]] = []
@@ -430,11 +454,14 @@ class _Pass:
         of = self.members
         own = [of.settings[m] for m in self.ids]
         widths = None if of.widths is None else of.widths[self.ids]
-        self.regularization: Regularization = jax.device_put(
+        self.regularization: Regularization = of.in_parts(
             regularizations(of.network, own, of.wide, widths)
         )
         random = self.regularization.dropout is not None
-        self.key = None if not random else of.key if of.key.ndim == 0 else clone(of.key)[self.ids]
+        self.key: Any = None
+        if random:
+            own = of.key.ndim == 1
+            self.key = of.in_parts(clone(of.key)[self.ids]) if own else of.everywhere(of.key)
 
     def run(self, watch: Callable[[Progress], None] | None) -> None:
         """Train for all epochs, or until every member has stopped."""
@@ -481,14 +508,14 @@ class _Pass:
         of = self.members
         length = of.longest * of.batch_size
         if of.key.ndim == 0:
-            order = epoch_order(of.words, epoch, of.n_examples, length)
+            order = of.everywhere(epoch_order(of.words, epoch, of.n_examples, length))
         else:
             orders = [epoch_order(of.words[m], epoch, of.n_examples, length) for m in self.ids]
-            order = np.stack(orders)
+            order = of.in_parts(np.stack(orders))
         rates = np.zeros((len(self.ids), of.longest), of.wide)
         for slot, m in enumerate(self.ids):
             rates[slot, : of.steps] = epoch_rates(of.settings[m], epoch, of.steps)
-        return jax.device_put((order, rates))
+        return order, of.in_parts(rates)
 
     def _steps(
         self, progress: Sums, order: Array, rates: Array, epoch: int, first: int, end: int
@@ -519,12 +546,12 @@ class _Pass:
     def _figures(self, progress: Sums) -> tuple[dict[str, Any], np.ndarray]:
         """Return the sums (slots,) of every part, and the largest parameters (slots,)."""
         of, model = self.members, self._model()
-        sums: dict[str, Any] = {"train": jax.device_get(progress)}
+        sums: dict[str, Any] = {"train": on_host(progress)}
         for name, (scaling, batches) in of.others.items():
             parts = [members_sums(of.network, model, scaling, batch) for batch in batches]
-            total: Any = np.sum(jax.device_get(parts), axis=0, dtype=np.float64)
+            total: Any = np.sum(on_host(parts), axis=0, dtype=np.float64)
             sums[name] = Sums(*total)
-        return sums, np.asarray(_largest_of_members(model))
+        return sums, on_host(_largest_of_members(model))
 
     def _complete(
         self, epoch: int, progress: Sums, seconds: float, compiling: float | None
@@ -587,13 +614,14 @@ class _Pass:
         """Go on with the live members alone where that saves more than compiling costs."""
         live = np.flatnonzero(self.live)
         size = 1 << (len(live) - 1).bit_length()
+        size += -size % self.members.n_devices
         saved = seconds_left * (1 - size / len(self.ids))
         if size > len(self.ids) / 2 or saved < self.members.compiling:
             return
         stopped = np.flatnonzero(self.real & ~self.live)
         self.done.append((self.ids[stopped], _taken(self.kept, stopped)))
         slots = live[np.minimum(np.arange(size), len(live) - 1)]
-        self.state, self.kept = _taken((self.state, self.kept), slots)
+        self.state, self.kept = self.members.in_parts(_taken((self.state, self.kept), slots))
         self.ids, self.values = self.ids[slots], self.values[slots]
         self.live = np.arange(size) < len(live)
         self.real = self.live.copy()
@@ -601,6 +629,10 @@ class _Pass:
 
     def parameters(self, count: int) -> Parameters:
         """Return the parameters of the pass's members in their order, NaN for the diverged."""
+        of = self.members
+        if of.placement is not None:  # so that every process has them
+            self.kept = of.everywhere(self.kept)
+            self.done = [(ids, of.everywhere(params)) for ids, params in self.done]
         parts = [*self.done, (np.where(self.real, self.ids, -1), self.kept)]
         ids = np.concatenate([ids for ids, _ in parts])
         wanted = range(min(ids[ids >= 0]), min(ids[ids >= 0]) + count)

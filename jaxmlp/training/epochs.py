@@ -21,6 +21,7 @@ from jaxmlp.network import Network, Parameters
 from jaxmlp.privacy import epsilon, padded_size, poisson_batches
 from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
+from jaxmlp.training.distributed import Placement
 from jaxmlp.training.optimizers import with_numbers
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Best, Record, Snapshot, first_snapshot, largest
@@ -86,14 +87,16 @@ class Training:
         examples: tuple[np.ndarray, np.ndarray, np.ndarray],
         scaling: Scaling | None,
         others: Mapping[str, tuple[Scaling | None, list[Batch]]],
+        placement: Placement | None = None,
     ) -> None:
+        self.placement = placement
         self.network = exact_products(network) if settings.private else network
         self.settings = settings
-        self.scaling, self.others = scaling, others
+        self.scaling, self.others = self._placed((scaling, others))
         self.n_examples = len(examples[0])
         self.dtype = np.dtype(params[0].weight.dtype)
         rows = bucket(self.n_examples)
-        self.data: Batch = jax.device_put(padded_batch(*examples, rows))
+        self.data: Batch = self._placed(padded_batch(*examples, rows))
         size = min(settings.batch_size, rows)  # beyond: nothing but padding
         self.longest = -(-rows // size)
         self.steps = -(-self.n_examples // size)
@@ -101,14 +104,26 @@ class Training:
         self.mechanism: tuple[float, float, float] | None = None
         if settings.private:
             self._begin_privacy()
+        if placement is not None and self.batch_size % placement.count:
+            if not settings.private:
+                raise ValueError(
+                    f"batch_size: expected a multiple of the {placement.count} devices, got {size}"
+                )
+            self.batch_size += -self.batch_size % placement.count  # its padding
         self.constants: Any = {"batch_size": self.batch_size, "dtype": self.dtype}
         self.words = np.asarray(jax.random.key_data(key)).tolist()
         self.wide = np.promote_types(self.dtype, np.float32)
-        self.regularization = settings.regularization(network, self.wide)
+        self.regularization = self._placed(settings.regularization(network, self.wide))
         random = settings.private or self.regularization.dropout is not None
-        self.key = key if random else None
+        self.key = self._placed(key) if random else None
         self.pace = Pace()
         self.history: list[Record] = []  # grows: a tuple anew each epoch would be quadratic
+
+    def _placed(self, tree: Any) -> Any:
+        """Return the tree on the device, or with a copy on every device."""
+        if self.placement is None:
+            return jax.device_put(tree)
+        return self.placement.everywhere(tree)
 
     def _begin_privacy(self) -> None:
         """Set the mechanism and the padded size of its batches.
@@ -199,6 +214,11 @@ class Training:
         compiling = None
         self.history = list(snapshot.history)
         snapshot = snapshot._replace(mechanism=self.mechanism)
+        if self.placement is not None:
+            state, progress = self._placed((snapshot.state, snapshot.progress))
+            best = snapshot.best
+            best = best and best._replace(params=self._placed(best.params))
+            snapshot = snapshot._replace(state=state, progress=progress, best=best)
         if not self._done(snapshot):
             compiling = self._compile(snapshot)
         while not self._done(snapshot):
@@ -231,6 +251,7 @@ class Training:
         steps = run_steps.lower(
             *self._steps_arguments(snapshot, order, rates, snapshot.step),
             optimizer=self.settings.transformation,
+            placement=self.placement,
             **self.constants,
         )
         model = self._model(snapshot.state)
@@ -261,7 +282,7 @@ class Training:
             rows = np.full(length, -1, np.int32)
             rows[: drawn.size] = drawn.reshape(-1)
         rates = epoch_rates(self.settings, epoch, self.steps).astype(self.wide)
-        return jax.device_put((rows, padded(rates, self.longest)))
+        return self._placed((rows, padded(rates, self.longest)))
 
     def _steps_arguments(
         self, snapshot: Snapshot, order: Array, rates: Array, end: int
@@ -301,6 +322,7 @@ class Training:
         state, progress = run_steps(
             *self._steps_arguments(snapshot, order, rates, end),
             optimizer=self.settings.transformation,
+            placement=self.placement,
             **self.constants,
         )
         jax.block_until_ready((state, progress))

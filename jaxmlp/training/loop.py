@@ -1,6 +1,7 @@
 """`fit`: from arrays to a trained network."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from jaxmlp.batch import Batch
 from jaxmlp.evaluation import checked_examples, chunks
 from jaxmlp.network import Network, Parameters, check_parameters
 from jaxmlp.scaling import Scaling
+from jaxmlp.training.distributed import placement_on
 from jaxmlp.training.epochs import Callback, Fit, Training
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Snapshot, first_snapshot
@@ -49,6 +51,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     watch: Callable[[Snapshot], None] | None = None,
     resume: Snapshot | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Fit:
     """Return the network trained on examples in memory, with our gradient and an optax optimiser.
 
@@ -112,6 +115,9 @@ def fit(
         resume: A snapshot of the same training, to go on from; it is copied, not donated. Numbers
             may be other ones and count from here on; so may the number of epochs. (Of a private
             training they may not: two that go on differently with the same noise reveal it.)
+        devices: Several devices of one kind, also of several processes that `jax.distributed` has
+            joined: each takes a part of every batch, whose size is a multiple of theirs, and all
+            have the data and the parameters. None for the default device.
 
     Returns:
         `Fit(params, optimizer_state, history, best_epoch)`. A record of the history holds `epoch`
@@ -170,6 +176,7 @@ def fit(
         unprotected_figures=unprotected_figures,
     )
     settings.check(network)
+    placement = placement_on(devices)
     examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
     if settings.private and sample_weight is not None:
         # As they are: brought to the largest one, they would depend on one another.
@@ -181,7 +188,7 @@ def fit(
         raise TypeError(f"callbacks: expected a list, got {type(callbacks).__name__}")
     others = prepared_evaluation(network, params, evaluation, scaling)
     check_monitor(patience, monitor, others)
-    training = Training(network, params, settings, key, examples, left, others)
+    training = Training(network, params, settings, key, examples, left, others, placement)
     del examples  # they are on the device
     if resume is None:
         snapshot = first_snapshot(network, params, settings)

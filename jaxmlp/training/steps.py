@@ -17,6 +17,7 @@ from jaxmlp.losses import smooth
 from jaxmlp.network import Layer, Network, Parameters
 from jaxmlp.privacy.gradient import noised_mean
 from jaxmlp.scaling import Scaling
+from jaxmlp.training.distributed import Placement
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 
 _NOISE = 2**31  # folded into a step's key for its noise; the masks take the layers' numbers
@@ -287,6 +288,7 @@ def take_steps(
     batch_size: int,
     dtype: np.dtype,
     columns: bool = False,
+    placement: Placement | None = None,
 ) -> tuple[TrainingState, Sums]:
     """Return the state after some steps of an epoch, and the figures with theirs added.
 
@@ -309,6 +311,7 @@ def take_steps(
         batch_size: Rows of the order a step; the last step of an epoch takes what is left.
         dtype: The dtype of the products.
         columns: As for `training_step`.
+        placement: Where several devices take a part of every batch each, or None.
     """
     name, decaying, clipping = optimizer
     transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
@@ -317,6 +320,8 @@ def take_steps(
     def step(number: Array, carry: tuple[TrainingState, Sums]) -> tuple[TrainingState, Sums]:
         state, progress = carry
         batch = epoch_batch(examples, order, number, scaling, batch_size=batch_size, dtype=dtype)
+        if placement is not None:
+            batch = jax.lax.with_sharding_constraint(batch, placement.parts)
         count = place["before"] + number
         state, sums = training_step(
             network,
@@ -333,14 +338,17 @@ def take_steps(
             dtype=half,
             columns=columns,
         )
-        return state, jax.tree.map(jnp.add, progress, sums)
+        result = state, jax.tree.map(jnp.add, progress, sums)
+        if placement is not None:
+            result = jax.lax.with_sharding_constraint(result, placement.copies)
+        return result
 
     return jax.lax.fori_loop(place["first"], place["end"], step, (state, progress))
 
 
 run_steps = partial(
     jax.jit,
-    static_argnames=("optimizer", "batch_size", "dtype"),
+    static_argnames=("optimizer", "batch_size", "dtype", "placement"),
     donate_argnames=("state", "progress"),
 )(take_steps)
 

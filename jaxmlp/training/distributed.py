@@ -1,0 +1,101 @@
+"""Devices: where the arrays of a training are, when several devices share the work.
+
+JAX's own partitioner does the rest: what every device has is summed over the devices, what each has
+a part of stays where it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where arrays are on a mesh of devices in a row, of any number of processes.
+
+    Every process calls `everywhere` and `in_parts` with the same arrays.
+    """
+
+    mesh: Mesh
+
+    @property
+    def count(self) -> int:
+        """How many devices there are."""
+        return self.mesh.size
+
+    @property
+    def parts(self) -> NamedSharding:
+        """The sharding that cuts the leading axis, a part for each device."""
+        return NamedSharding(self.mesh, PartitionSpec("devices"))
+
+    @property
+    def copies(self) -> NamedSharding:
+        """The sharding of which every device has a copy."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def everywhere(self, tree: Any) -> Any:
+        """Return the tree with a copy of every array on every device."""
+        return _put(tree, self.copies)
+
+    def in_parts(self, tree: Any) -> Any:
+        """Return the tree with every array's leading axis cut; it divides by the devices."""
+        return _put(tree, self.parts)
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    """Return the tree in this sharding, also where other processes have devices of it."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = put(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda leaf: leaf, out_shardings=sharding)(leaf)
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda place: host[place])
+
+    return jax.tree.map(put, tree)
+
+
+def placement_on(devices: Sequence[Any] | None) -> Placement | None:
+    """Return the placement on some devices, or None for none or a single one of this process.
+
+    Args:
+        devices: Devices such as `jax.devices()`, all of one kind, or None.
+
+    Raises:
+        TypeError: Something else.
+        ValueError: No device, one twice, or of several kinds.
+    """
+    if devices is None:
+        return None
+    if not isinstance(devices, Sequence) or not all(isinstance(d, jax.Device) for d in devices):
+        raise TypeError(f"devices: expected some of jax.devices(), got {devices!r:.60}")
+    kinds = sorted({device.platform for device in devices})
+    if not devices or len(set(devices)) < len(devices) or len(kinds) > 1:
+        raise ValueError(
+            f"devices: expected different ones of one kind, got {len(devices)} of "
+            f"{' and '.join(kinds) or 'none'}"
+        )
+    return Placement(Mesh(np.array(devices), ("devices",)))
+
+
+def on_host(tree: Any) -> Any:
+    """Return the tree as NumPy arrays, also where its parts are on other processes' devices."""
+    from jax.experimental import multihost_utils
+
+    def fetch(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            if leaf.is_fully_replicated:
+                return np.asarray(leaf.addressable_data(0))
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return np.asarray(leaf)
+
+    return jax.tree.map(fetch, tree)
