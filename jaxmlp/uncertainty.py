@@ -37,7 +37,7 @@ def ensemble_predictions(
     The disagreement of probabilities p_m with mean p is (1/M) Σ_m KL(p_m ‖ p), in nats, summed over
     the outputs with binary cross-entropy: the information that an example's label has about which
     member is right. That of numbers is their variance, the mean of it over the outputs. It is 0
-    where all members predict the same.
+    where all members predict the same, but for rounding.
 
     Args:
         network: The network of every member.
@@ -50,7 +50,7 @@ def ensemble_predictions(
 
     Raises:
         TypeError: Inputs that are no numbers.
-        ValueError: Shapes that do not fit.
+        ValueError: Shapes that do not fit, or a member whose parameters are not finite.
 
     References:
         Lakshminarayanan, Pritzel, Blundell, Simple and scalable predictive uncertainty estimation
@@ -58,7 +58,14 @@ def ensemble_predictions(
         Houlsby, Huszár, Ghahramani, Lengyel, Bayesian active learning for classification and
         preference learning, 2011.
     """
-    check_members(network, params)
+    count = check_members(network, params)
+    for leaf in jax.tree.leaves(params):
+        finite = np.isfinite(np.asarray(leaf)).reshape(count, -1).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"params: expected finite members, got {np.flatnonzero(~finite).tolist()!r:.60} "
+                "that are not: leave out those that have diverged"
+            )
     dtype = params[0].weight.dtype
     checked = as_host_array("inputs", inputs)
     check_input_shape(network, checked.shape)
@@ -88,11 +95,16 @@ def _chunk(
     each = jax.vmap(one)(params)
     mean = jnp.mean(each, axis=0)
     if network.loss in ("softmax_cross_entropy", "sigmoid_binary_cross_entropy"):
-        divergence = rel_entr(each, mean[None])
+        divergence = _entropy(each, mean)
         if network.loss == "sigmoid_binary_cross_entropy":
-            divergence += rel_entr(1 - each, 1 - mean[None])
-        return mean, jnp.mean(jnp.sum(divergence, axis=2), axis=0)
+            divergence += _entropy(1 - each, 1 - mean)
+        return mean, jnp.maximum(jnp.mean(jnp.sum(divergence, axis=2), axis=0), 0)
     return mean, jnp.mean(jnp.mean(jnp.square(each - mean[None]), axis=0), axis=1)
+
+
+def _entropy(each: Array, mean: Array) -> Array:
+    """Return p_m log(p_m / p) entry by entry, 0 where the mean p of them underflows to 0."""
+    return jnp.where(mean[None] > 0, rel_entr(each, mean[None]), 0)
 
 
 class Calibration(NamedTuple):

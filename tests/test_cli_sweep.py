@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_a_grid_leaves_a_table_and_the_best_network(command, tmp_path):
     assert {(row["learning_rate"], row["weight_decay"]) for row in table} == {
         ("0.001", "0.0"), ("0.001", "0.01"), ("0.05", "0.0"), ("0.05", "0.01"),
     }  # fmt: skip
-    trials = sweep_folder.read_trials(tmp_path / "out")
+    trials = sweep_folder.read_trials(tmp_path / "out")[0]
     assert [(trial.setting, trial.seed) for trial in trials] == [
         (setting, seed) for setting in range(4) for seed in range(2)
     ]
@@ -52,7 +53,9 @@ def test_a_grid_leaves_a_table_and_the_best_network(command, tmp_path):
     about = json.loads((tmp_path / "out/best/config.json").read_text())
     assert about["seed"] == int(np.argmin(own))
     assert about["training"]["learning_rate"] == float(table[0]["learning_rate"])
-    evaluated = command("evaluate", "out/best", "--file", "animals.csv")
+    refused = command("evaluate", "out")
+    assert (refused.status, "whose best run is out/best" in refused.errors) == (2, True)
+    evaluated = command("evaluate", "out/best", "--dataset", "animals.csv")
     assert (evaluated.status, evaluated.errors) == (0, "")
 
 
@@ -101,6 +104,7 @@ def test_a_regression_and_a_picture(command, tmp_path):
     result = command("sweep", *options, "--learning-rate", 0.01, 0.1, "--output", "out")
     assert (result.status, result.errors) == (0, "")
     assert (tmp_path / "out/response-surface.png").stat().st_size > 10_000
+    assert (tmp_path / "out/best/learning-curves.png").stat().st_size > 10_000
     first = json.loads((tmp_path / "out/best/metrics.jsonl").read_text().splitlines()[0])
     # It begins at the mean of the targets: their variance is 4, their mean square 35.
     assert first["train_loss"] < 4
@@ -123,22 +127,63 @@ def test_what_is_stopped_between_passes_goes_on_and_ends_the_same(command, tmp_p
     options = (*FEW, *GRID, "--seeds", 2, "--members-per-pass", 2)
     assert command("sweep", *options, "--output", "whole").status == 0
     assert command("sweep", *options, "--output", "cut").status == 0
-    trials = sweep_folder.read_trials(tmp_path / "cut")
+    trials = sweep_folder.read_trials(tmp_path / "cut")[0]
     # As a kill after the second of four passes leaves it, and within a setting's seeds.
     sweep_folder.write_trials(tmp_path / "cut", trials[:5])
     for name in ("results.csv", "best/model.safetensors"):
         (tmp_path / "cut" / name).unlink()
-    trained = sweep_folder.read_trials(tmp_path / "whole")
+    trained = sweep_folder.read_trials(tmp_path / "whole")[0]
     result = command("sweep", "--resume", "--output", "cut")
     assert (result.status, result.errors) == (0, ""), result.errors
     assert "after 4 of 8 networks" in result.output
-    again = sweep_folder.read_trials(tmp_path / "cut")
+    again = sweep_folder.read_trials(tmp_path / "cut")[0]
     timeless = [
         [(t.setting, t.seed, {k: v for k, v in t.record.items() if "second" not in k}) for t in ts]
         for ts in (trained, again)
     ]
     assert timeless[0] == timeless[1]
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
+
+
+def test_what_follows_a_damaged_line_is_trained_again(command, tmp_path):
+    assert command("sweep", *FEW, *GRID, "--output", "out").status == 0
+    before = rows(tmp_path / "out")
+    path = tmp_path / "out/trials.jsonl"
+    path.write_text(path.read_text()[:-50])
+    result = command("sweep", "--resume", "--output", "out")
+    assert result.status == 0
+    assert "trials.jsonl: line 4 is damaged: what follows is trained again" in result.errors
+    after = rows(tmp_path / "out")
+    for one, other in zip(before, after, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert float(one[name] or 0) == pytest.approx(float(other[name] or 0), rel=1e-5)
+
+
+@pytest.mark.parametrize("halving", [(), ("--halving", 2)])
+def test_seeds_of_a_setting_are_trained_together(command, tmp_path, halving):
+    """So what is kept is the best setting's, and what is gone on with ends as what never ended."""
+    options = (*FEW, "--seeds", 2, "--members-per-pass", 1, *halving, "--epochs", 4)
+    rates = ("--learning-rate", 0.023, 0.022, 0.05)
+    for seed in (24, 28):
+        more = (*options, *rates, "--seed", seed)
+        assert command("sweep", *more, "--output", f"out-{seed}").status == 0
+        best = rows(tmp_path / f"out-{seed}")[0]
+        about = json.loads((tmp_path / f"out-{seed}/best/config.json").read_text())
+        assert about["training"]["learning_rate"] == float(best["learning_rate"])
+    trials = sweep_folder.read_trials(tmp_path / "out-24")[0]
+    assert command("sweep", *options, *rates, "--seed", 24, "--output", "cut").status == 0
+    sweep_folder.write_trials(tmp_path / "cut", trials[:3])
+    assert command("sweep", "--resume", "--output", "cut").status == 0
+    assert rows(tmp_path / "cut") == rows(tmp_path / "out-24")
+
+
+def test_a_best_that_is_gone_is_not_said_to_be_there(command, tmp_path):
+    assert command("sweep", *FEW, *GRID, "--output", "out").status == 0
+    (tmp_path / "out/best/model.safetensors").unlink()
+    result = command("sweep", "--resume", "--output", "out")
+    assert result.status == 1
+    assert "out/best: expected the best network, got none" in result.errors
 
 
 def test_the_best_of_an_earlier_pass_stays(command, tmp_path):
@@ -161,7 +206,7 @@ def test_a_sweep_that_is_stopped_by_a_signal_says_how_to_go_on(command, tmp_path
     result = ended(process)
     assert result.status == 143
     assert "`jaxmlp sweep --output out --resume` goes on from there" in result.errors
-    done = len(sweep_folder.read_trials(tmp_path / "out"))
+    done = len(sweep_folder.read_trials(tmp_path / "out")[0])
     assert 1 <= done < 4
     result = command("sweep", "--resume", "--output", "out")
     assert result.status == 0
@@ -178,13 +223,25 @@ BAD = {
     "word": (["--learning-rate", "fast"], "learning_rate: expected numbers"),
     "out of range": (["--dropout", "0.5", "1.5"], "dropout: "),
     "negative": (["--learning-rate", "0.1", "-0.1"], "learning_rate: "),
-    "scale": (["--scale", "0", "1"], "scale: expected numbers above 0"),
+    "scale": (["--scale", "0", "1"], "scale: expected a number above 0"),
     "setting": (["--optimizer-settings", "b9=1"], "optimizer_settings: expected NAME=NUMBER"),
     "seeds": (["--seeds", "0"], "seeds: expected an integer"),
     "halving": (["--halving", "1"], "halving: expected at least 2"),
     "pass": (["--members-per-pass", "0"], "members_per_pass: expected an integer"),
     "monitor": (["--monitor", "train_loss"], "monitor: "),
-    "no validation": (["--validation-fraction", "0"], "validation-fraction"),
+    "test examples": (["--test-file", "animals-test.csv", "--monitor", "test_loss"], "monitor: "),
+    "no validation": (["--validation-fraction", "0"], "validation_fraction: expected some"),
+    "too many samples": (["--samples", "3", "--learning-rate", "1", "2"], "samples: expected at"),
+    "infinite scale": (["--scale", "1", "inf"], "scale: expected a number above 0 and finite"),
+    "huge scale": (["--scale", "1e300"], "scale: expected a number above 0"),
+    "twice": (["--optimizer-settings", "b1=0.8", "b1=0.9"], "expected every name once, got 'b1'"),
+    "all at once": (["--samples", "100000000000", "--learning-rate", "0.1:1"], "at most 1,048,576"),
+    "huge space": (["--space", "huge.json"], "samples: expected at most 1,048,576 networks"),
+    "deep space": (["--space", "deep.json"], "space: deep.json: "),
+    "huge number": (["--space", "number.json"], "dropout: expected numbers"),
+    "list": (["--space", "list.json"], "space: list.json: expected name = choice"),
+    "patience": (["--halving", "2", "--patience", "2"], "patience: expected none with --halving"),
+    "no layer": (["--hidden", "--dropout", "0", "0.2"], "dropout: expected none"),
     "epochs": (["--epochs", "0"], "epochs: "),
     "optimizer": (["--optimizer", "adm"], "did you mean 'adam'"),
     "space": (["--space", "none.toml"], "none.toml: No such file"),
@@ -203,6 +260,12 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command, tmp_path, kind):
     options, message = BAD[kind]
     (tmp_path / "broken.toml").write_text("a = ")
     (tmp_path / "wrong.json").write_text('{"rate": 1}')
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "number.json").write_text('{"dropout": 1' + "0" * 400 + "}")
+    names = ("learning_rate", "dropout", "weight_decay", "scale", "b1", "b2", "warmup")
+    huge = {name: np.linspace(0.1, 0.9, 10).tolist() for name in names}
+    (tmp_path / "huge.json").write_text(json.dumps(huge))
     (tmp_path / "choice.json").write_text('{"dropout": ["a"]}')
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("mine")
@@ -219,13 +282,21 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command, tmp_path, kind):
     ("damage", "message"),
     [
         (lambda f: (f / "sweep.json").write_text("{"), "not a sweep's"),
-        (lambda f: (f / "trials.jsonl").write_text("{}\n"), "line 1 is damaged"),
         (lambda f: (f / "sweep.json").write_text(
             (f / "sweep.json").read_text().replace('"epochs": 2', '"epochs": "two"')), "epochs"),
         (lambda f: (f / "trials.jsonl").write_text("\n".join(
             reversed((f / "trials.jsonl").read_text().splitlines()))), "not those of this sweep"),
+        (lambda f: (f / "sweep.json").write_text(
+            (f / "sweep.json").read_text().replace('"learning_rate": 0.001', '"rate": 1', 1)),
+         "its settings have other numbers"),
+        (lambda f: (f / "sweep.json").write_text(re.sub(
+            '"members_per_pass": [0-9]+', '"members_per_pass": "two"',
+            (f / "sweep.json").read_text())), "not a sweep's: members_per_pass"),
+        (lambda f: (f / "trials.jsonl").write_text(
+            (f / "trials.jsonl").read_text().replace("validation_loss", "loss")),
+         "not those of this sweep"),
     ],
-    ids=["options", "trials", "type", "order"],
+    ids=["options", "type", "order", "names", "pass", "figures"],
 )  # fmt: skip
 def test_a_damaged_sweep_is_not_gone_on_with(command, tmp_path, damage, message):
     assert command("sweep", *FEW, *GRID, "--output", "out").status == 0
@@ -239,9 +310,12 @@ def test_other_options_or_data_are_not_gone_on_with(command, tmp_path):
     assert command("sweep", *FEW, *GRID, "--output", "out").status == 0
     result = command("sweep", "--resume", "--output", "out", "--epochs", 3)
     assert result.status == 2
-    assert "resume: expected the options that out was begun with" in result.errors
+    assert "epochs: expected 2, with which out was begun, got 3" in result.errors
+    (tmp_path / "space.toml").write_text("dropout = 0.5")
+    result = command("sweep", "--resume", "--output", "out", "--space", "space.toml")
+    assert (result.status, "space: expected what out was begun with" in result.errors) == (2, True)
     text = (tmp_path / "animals.csv").read_text().splitlines()
     (tmp_path / "animals.csv").write_text("\n".join(text[:-1]) + "\n")
     result = command("sweep", "--resume", "--output", "out")
     assert result.status == 2
-    assert "resume: expected the fingerprint that out was begun with" in result.errors
+    assert "dataset: expected the data that out was begun with, got others" in result.errors

@@ -219,6 +219,22 @@ def test_halving_keeps_the_best(monitor):
         assert_close(jax.tree.map(lambda leaf, m=m: leaf[m], got.params), expected.params, FLOAT32)
 
 
+def test_members_of_a_group_go_on_or_stop_together():
+    params = init_members(NETWORK, jax.random.split(jax.random.key(0), 8))
+    # Of each pair one learns and one hardly does, but for a pair that both learn a little.
+    rates = [1.0, 1e-5, 0.1, 0.1, 0.5, 1e-5, 0.3, 1e-5]
+    got = fit_ensemble(
+        NETWORK, params, X, T, key=jax.random.key(1), learning_rate=rates, halving=2, group=2,
+        optimizer="sgd", **SHARED,
+    )  # fmt: skip
+    lengths = [len(history) for history in got.histories]
+    assert lengths[::2] == lengths[1::2]
+    assert sorted(lengths) == [1, 1, 1, 1, 2, 2, 3, 3]
+    first = np.array([history[0]["validation_loss"] for history in got.histories])
+    means = first.reshape(4, 2).mean(axis=1)
+    assert {int(g) for g in np.argsort(means)[:2]} == {g for g in range(4) if lengths[2 * g] > 1}
+
+
 def test_powers():
     assert [n for n in range(1, 30) if is_power(n, 3)] == [1, 3, 9, 27]
 
@@ -280,6 +296,17 @@ BAD = {
     "widths": ({"widths": [[1], [2], [6]]}, r"widths: expected 1 to \[5\] units"),
     "broken widths": ({"widths": [[1.5], [2], [3]]}, "widths: expected integers"),
     "shape of widths": ({"widths": [1, 2, 3]}, r"widths: expected shape \(3, 1\)"),
+    "halving and patience": ({"halving": 2, "patience": 2}, "patience: expected none beside"),
+    "dropout of no layer": (
+        {"network": Network((4, 3)), "dropout": [0.0, 2.0, -7.0],
+         "params": init_members(Network((4, 3)), jax.random.split(jax.random.key(0), 3))},
+        "dropout: expected none for a network without a hidden layer",
+    ),
+    "no eps": (
+        {"widths": [[5], [5], [5]], "optimizer_settings": {"eps": 0.0}},
+        "expected eps above 0 beside widths",
+    ),
+    "wide params": ({"widths": [[5], [2], [5]]}, "expected zeros beyond the 2 units of hidden"),
     "halving": ({"halving": 1}, "halving: expected a factor of at least 2"),
     "halving by nothing": ({"halving": 2, "evaluation": None}, "monitor: expected a figure"),
     "members per pass": ({"members_per_pass": 0}, "members_per_pass"),
@@ -293,13 +320,23 @@ BAD = {
 def test_bad_input(kind):
     changes, message = BAD[kind]
     arguments = {
+        "network": NETWORK,
         "params": init_members(NETWORK, jax.random.split(jax.random.key(0), 3)),
         "key": jax.random.key(1),
         **SHARED,
         **changes,
     }
     with pytest.raises((TypeError, ValueError), match=message):
-        fit_ensemble(NETWORK, inputs=X, targets=T, **arguments)
+        fit_ensemble(inputs=X, targets=T, **arguments)
+
+
+def test_there_is_no_other_member():
+    params = init_members(NETWORK, jax.random.split(jax.random.key(0), 3))
+    for m in (3, -1):
+        with pytest.raises(ValueError, match=f"m: expected a member from 0 to 2, got {m}"):
+            member(NETWORK, params, m)
+    with pytest.raises(TypeError, match="m: expected the number of a member, got 1.5"):
+        member(NETWORK, params, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -327,47 +364,69 @@ def test_passes_of_about_equal_size():
         members_that_fit(4, 10**6, 10**5)
 
 
-def test_free_memory_is_the_least_of_the_machine_s_and_its_group_s(tmp_path, monkeypatch):
-    machine = tmp_path / "meminfo"
+def test_free_memory_is_the_least_of_the_machine_s_and_its_groups(tmp_path, monkeypatch):
+    machine, groups = tmp_path / "meminfo", tmp_path / "cgroup"
     machine.write_text("MemTotal: 99 kB\nMemAvailable:   50 kB\n")
-    monkeypatch.setattr(memory, "_MEMORY", machine)
-    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    for name, value in {"_MEMORY": machine, "_GROUPS": groups, "_FOLDER": tmp_path}.items():
+        monkeypatch.setattr(memory, name, value)
     cpu = jax.devices("cpu")[0]
-    assert memory.free_bytes(cpu) == 50 * 1024
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("7\n")
-    assert memory.free_bytes(cpu) == 50 * 1024
-    (tmp_path / "memory.max").write_text("1007\n")
-    assert memory.free_bytes(cpu) == 1000
+
+    def free(lines, folder, names, most, used, kept):
+        groups.write_text(lines)
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name, value in zip(names, (most, used, f"anon 5\n{kept}"), strict=True):
+            (tmp_path / folder / name).write_text(f"{value}\n")
+        return memory.free_bytes(cpu)
+
+    assert memory.free_bytes(cpu) == 50 * 1024  # no groups
+    new = ("memory.max", "memory.current", "memory.stat")
+    assert free("0::/a/b\n", "a/b", new, "max", 7, "inactive_file 0") == 50 * 1024
+    assert free("0::/a/b\n", "a/b", new, 1007, 7, "inactive_file 0") == 1000
+    # What the group's files keep in memory can be had back.
+    assert free("0::/a/b\n", "a/b", new, 1007, 907, "inactive_file 800") == 900
+    assert free("0::/a/b\n", "a", new, 1000, 600, "inactive_file 0") == 400  # one above
+    old = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+    lines = "3:cpu,cpuacct:/\n4:memory:/c\n"
+    assert free(lines, "memory/c", old, 2**62, 6, "total_inactive_file 0") == 50 * 1024
+    assert free(lines, "memory/c", old, 306, 6, "total_inactive_file 0") == 300
 
 
-def test_the_memory_that_is_planned_is_about_what_xla_takes(monkeypatch):
-    """A pass's program, by XLA's own analysis, and what the plan says of a member."""
-    network, count = Network((64, 256, 10)), 16
-    planned = {}
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "evaluated"),
+    [((64, 32, 10), 128, False), ((64, 256, 10), 32, True), ((10, 512, 2), 8, True)],
+)
+def test_the_memory_that_is_planned_is_what_xla_takes(sizes, batch_size, evaluated, monkeypatch):
+    """Beside the state and its copies, which are counted: XLA's own analysis of both programs."""
+    network, count = Network(sizes), 16
+    planned, taken = [], []
+    monkeypatch.setattr(
+        ensembles, "members_that_fit", lambda members, each, free: planned.append(each) or members
+    )
 
-    def fits(members, bytes_each, free):
-        planned["each"] = bytes_each
-        return members
+    def analysed(name):
+        program = getattr(ensembles, name)
 
-    monkeypatch.setattr(ensembles, "members_that_fit", fits)
-    lowered = {}
+        def run(*arguments, **options):
+            analysis = program.lower(*arguments, **options).compile().memory_analysis()
+            taken.append(analysis.temp_size_in_bytes / count)
+            return program(*arguments, **options)
 
-    def lower(*arguments, **options):
-        lowered["program"] = run_members.lower(*arguments, **options)
-        return run_members(*arguments, **options)
+        monkeypatch.setattr(ensembles, name, run)
 
-    monkeypatch.setattr(ensembles, "run_members", lower)
+    analysed("run_members")
+    analysed("members_sums")
     rng = np.random.default_rng(0)
     params = init_members(network, jax.random.split(jax.random.key(0), count))
-    x, t = rng.normal(size=(64, 64)).astype(np.float32), rng.integers(10, size=64)
-    fit_ensemble(network, params, x, t, key=jax.random.key(1), batch_size=32, epochs=1)
-    analysis = lowered["program"].compile().memory_analysis()
-    state = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    # The state is an argument and, donated, the result; the returned and the initial parameters
-    # are no part of the program.
-    taken = (analysis.temp_size_in_bytes + 3 * state + 4 * state) / count
-    assert 0.6 < taken / planned["each"] < 1.2
+    x, t = rng.normal(size=(256, sizes[0])), rng.integers(sizes[-1], size=256)
+    fit_ensemble(
+        network, params, x, t, key=jax.random.key(1), batch_size=batch_size, epochs=1,
+        evaluation={"validation": (x, t)} if evaluated else None, optimizer="sgd",
+    )  # fmt: skip
+    state = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / count
+    # Parameters, gradient and update, the initial, kept, returned ones and a copy.
+    temporaries = planned[0] - 7 * state
+    # XLA's temporaries hold the gradient and the update, too.
+    assert 0.5 < max(taken) / (temporaries + 2 * state) <= 1.1
 
 
 def test_the_members_steps_lower_for_cuda(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from jaxmlp.plots import response_surface_figure
 from jaxmlp.training import sweep_folder
 from jaxmlp.training.sweeps import (
+    Choice,
     Range,
     Summary,
     Trial,
@@ -41,7 +42,7 @@ def test_a_choice_is_numbers_or_a_range():
         (["0:1:log"], "expected LOW above 0"),
         (["nan:1"], "expected LOW below HIGH"),
         (["1:inf"], "expected LOW below HIGH"),
-        (["1", "2:3"], "expected numbers, or a range"),
+        (["1", "2:3"], "expected numbers, or one range"),
         (["1", "1.0"], "expected different numbers"),
         ([], "at least one"),
     ],
@@ -71,7 +72,11 @@ def test_a_grid_is_every_combination():
 
 
 def test_draws_are_spread_as_they_should_be():
-    space = {"rate": Range(1e-4, 1.0, True), "decay": (0.0, 1e-3), "drop": Range(0.2, 0.6)}
+    space: dict[str, Choice] = {
+        "rate": Range(1e-4, 1.0, True),
+        "decay": (0.0, 1e-3),
+        "drop": Range(0.2, 0.6),
+    }
     drawn = samples(space, 4000, seed=0)
     rates = np.log10([one["rate"] for one in drawn])
     counts = np.histogram(rates, bins=4, range=(-4, 0))[0]
@@ -82,6 +87,15 @@ def test_draws_are_spread_as_they_should_be():
     assert abs(np.corrcoef(rates, drops)[0, 1]) < 0.08
     assert samples(space, 10, seed=0) == drawn[:10]
     assert samples(space, 10, seed=1) != drawn[:10]
+
+
+def test_no_setting_is_drawn_twice():
+    space: dict[str, Choice] = {"rate": (0.1, 0.2), "decay": (0.0, 1e-3, 1e-2)}
+    drawn = samples(space, 6, seed=0)
+    assert sorted(drawn, key=str) == sorted(grid(space), key=str)
+    assert samples(space, 3, seed=0) == drawn[:3]
+    with pytest.raises(ValueError, match="samples: expected at most 6, as many combinations"):
+        samples(space, 7, seed=0)
 
 
 SETTINGS = [{"rate": 0.1}, {"rate": 0.2}, {"rate": 0.3}]
@@ -123,12 +137,12 @@ def test_the_best_come_first_and_the_diverged_last():
 
 def test_the_folder_gives_back_what_was_written(tmp_path):
     assert sweep_folder.read_sweep(tmp_path) is None
-    assert sweep_folder.read_trials(tmp_path) == []
+    assert sweep_folder.read_trials(tmp_path) == ([], None)
     content = {"options": {}, "settings": SETTINGS, "fingerprint": "ab", "members_per_pass": 3}
     sweep_folder.write_sweep(tmp_path, content)
     assert sweep_folder.read_sweep(tmp_path) == content
     sweep_folder.write_trials(tmp_path, TRIALS)
-    assert sweep_folder.read_trials(tmp_path) == TRIALS
+    assert sweep_folder.read_trials(tmp_path) == (TRIALS, None)
     sweep_folder.write_results(tmp_path, summaries(SETTINGS, TRIALS))
     rows = (tmp_path / sweep_folder.RESULTS).read_text().splitlines()
     assert rows[0] == (
@@ -145,17 +159,26 @@ def test_the_folder_gives_back_what_was_written(tmp_path):
         ("sweep.json", "{", "not a sweep's"),
         ("sweep.json", "[]", "not a sweep's"),
         ("sweep.json", json.dumps({"format_version": 99}), "expected format 1, got 99"),
-        ("sweep.json", json.dumps({"format_version": 1}), "not a sweep's: 'options'"),
-        ("trials.jsonl", "{}\n", "line 1 is damaged"),
-        ("trials.jsonl", json.dumps(TRIALS[0]._asdict()) + "\n{", "line 2 is damaged"),
-        ("trials.jsonl", '{"setting": "a", "seed": 0, "epochs": 1, "record": {}}', "no trial"),
+        ("sweep.json", json.dumps({"format_version": 1}), "not a sweep's: 'settings'"),
     ],
 )
-def test_damaged_files(tmp_path, name, content, message):
+def test_damaged_options(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    read = sweep_folder.read_sweep if name == "sweep.json" else sweep_folder.read_trials
     with pytest.raises(ValueError, match=message):
-        read(tmp_path)
+        sweep_folder.read_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "{", "", "[]", '{"setting": "a", "seed": 0, "epochs": 1, "record": {}}', "\udcff"],
+)
+def test_trials_before_a_damaged_line_are_there(tmp_path, line):
+    first = json.dumps(TRIALS[0]._asdict()) + "\n"
+    content = (first + line + "\n" + first).encode(errors="surrogateescape")
+    (tmp_path / "trials.jsonl").write_bytes(content)
+    trials, damage = sweep_folder.read_trials(tmp_path)
+    assert trials == TRIALS[:1]
+    assert damage is not None and "trials.jsonl: line 2 is damaged" in damage
 
 
 def drawn(names, count=12, seeds=2, lost=()):

@@ -65,6 +65,15 @@ def test_members_that_agree_do_not_disagree_and_certain_ones_are_finite():
     np.testing.assert_allclose(got.disagreement, [np.log(2)], rtol=1e-6)
 
 
+@pytest.mark.parametrize("logit", [80, 86, 87, 88, 104])
+def test_a_probability_that_underflows_is_no_disagreement(logit):
+    network = Network((1, 2), bias=False)
+    params = init_members(network, jax.random.split(jax.random.key(0), 2))
+    weight = jnp.array([[[0.0], [-logit]], [[0.0], [-2.3 * logit]]])
+    got = ensemble_predictions(network, (params[0]._replace(weight=weight),), np.ones((1, 1)))
+    assert 0 <= float(got.disagreement[0]) < 1e-30
+
+
 def test_another_number_of_rows_compiles_nothing():
     network = Network((4, 5, 3))
     params = init_members(network, jax.random.split(jax.random.key(0), 2))
@@ -131,3 +140,6 @@ def test_bad_input_of_predictions():
         ensemble_predictions(network, params, np.ones((3, 5)))
     with pytest.raises(ValueError, match=r"params\[0\].weight: expected shape \(3, 4\)"):
         ensemble_predictions(network, member(network, params, 0)[1], np.ones((3, 4)))
+    lost = jax.tree.map(lambda leaf: leaf.at[1].set(np.nan), params)
+    with pytest.raises(ValueError, match=r"params: expected finite members, got \[1\]"):
+        ensemble_predictions(network, lost, np.ones((3, 4)))

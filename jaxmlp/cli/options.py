@@ -147,6 +147,20 @@ class Sweep(Common):
 
     validation_fraction: float = 0.2
     """Put aside this part of the training examples, stratified by class, to judge settings by."""
+    batch_size: int = 32
+    """Examples a step."""
+    monitor: str = "validation_loss"
+    """The figure that settings are judged by: validation_loss or validation_accuracy."""
+    seed: int = 0
+    """Of the initial parameters, the order of the examples, the masks, the split and the draws."""
+    seeds: int = 1
+    """Train every setting with so many seeds, this one and the next."""
+    output: Path | None = None
+    """The sweep's folder, new or empty; by default runs/sweep-<dataset>-<n>."""
+    pictures: bool = True
+    """Draw the response surface, and for the best network learning curves and so on."""
+    quiet: bool = False
+    """Print the last two lines only."""
     learning_rate: tuple[str, ...] = ()
     """The largest learning rate; by default 0.005."""
     optimizer_settings: tuple[str, ...] = ()
@@ -176,7 +190,8 @@ class Sweep(Common):
     samples: int | None = None
     """Draw so many settings at random, instead of trying every combination."""
     halving: int | None = None
-    """After 1, N, N² … epochs go on with the best 1/N of the networks that are trained together."""
+    """After 1, N, N² … epochs go on with the best 1/N of the settings that are trained together.
+    Those trained longest then come first."""
     own_order: bool = False
     """Let the networks of each seed see the examples in an order of their own. Otherwise all see
     that of the first seed, which is faster."""

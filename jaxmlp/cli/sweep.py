@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shlex
 import signal
 import sys
@@ -26,7 +27,7 @@ from jaxmlp.cli.console import (
 )
 from jaxmlp.cli.options import OF_THE_SWEEP, Common, Sweep, Train
 from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
-from jaxmlp.cli.train import about_run, heading
+from jaxmlp.cli.train import about_run, draw, heading
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, with_mean_outputs
 from jaxmlp.progress import say
@@ -42,6 +43,7 @@ from jaxmlp.training.sweeps import (
     Setting,
     Summary,
     Trial,
+    check_size,
     choice_of,
     grid,
     parsed_choice,
@@ -49,7 +51,7 @@ from jaxmlp.training.sweeps import (
     samples,
     summaries,
 )
-from jaxmlp.validation import check_count, check_name
+from jaxmlp.validation import check_count, check_name, check_number
 
 _SHOWN = 10  # rows of the table on the screen
 _LINES = 20  # of progress, about
@@ -83,10 +85,10 @@ def sweep(options: Sweep) -> None:
     except Stopped as stopped:
         name = signal.Signals(stopped.signal).name
         again = f"jaxmlp sweep --output {shlex.quote(str(work.folder))} --resume"
-        warn(
-            f"stopped by {name} after {len(work.trials)} of {work.count} networks, which are "
-            f"saved; `{again}` goes on from there"
-        )
+        done = f"after {len(work.trials)} of {work.count} networks, which are saved"
+        if not work.trials:
+            done = "before any network was done; with --members-per-pass fewer are lost"
+        warn(f"stopped by {name} {done}; `{again}` goes on from there")
         sys.exit(128 + stopped.signal)
     with failing_run(device):
         work.finish(time.perf_counter() - begin)
@@ -110,8 +112,12 @@ def settings_of_sweep(options: Sweep) -> list[Setting]:
     for name in SWEPT:
         if words := getattr(options, name):
             space[name] = parsed_choice(name, words)
+    given: set[str] = set()
     for word in options.optimizer_settings:
         name, equals, value = word.partition("=")
+        if name in given:
+            raise ValueError(f"optimizer_settings: expected every name once, got {name!r} twice")
+        given.add(name)
         if not equals or name not in of_optimizer:
             raise ValueError(
                 f"optimizer_settings: expected NAME=NUMBER of {', '.join(of_optimizer) or 'none'} "
@@ -138,11 +144,14 @@ def _begun_with(options: Sweep) -> list[Setting] | None:
     saved = sweep_folder.read_sweep(options.output)
     if saved is None:
         return None
-    try:
-        return [{str(n): float(v) for n, v in setting.items()} for setting in saved["settings"]]
-    except (AttributeError, TypeError, ValueError) as error:
-        path = options.output / sweep_folder.SWEEP
-        raise ValueError(f"{path}: not a sweep's: its settings: {error}") from error
+    known = {*SWEPT, *OPTIMIZERS[options.optimizer].settings}
+    for setting in saved["settings"]:
+        if set(setting) != set(saved["settings"][0]) or not set(setting) <= known:
+            path = options.output / sweep_folder.SWEEP
+            raise ValueError(f"{path}: not a sweep's: its settings have other numbers")
+    if options.space is not None and settings_of_sweep(options) != saved["settings"]:
+        raise ValueError(f"space: expected what {options.output} was begun with, got others")
+    return saved["settings"]
 
 
 def _read_space(path: Path) -> dict[str, Any]:
@@ -155,7 +164,7 @@ def _read_space(path: Path) -> dict[str, Any]:
             raise ValueError("expected a file .toml or .json")
         if not isinstance(content, dict):
             raise ValueError("expected name = choice")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"space: {path}: {error}") from error
     return content
 
@@ -193,13 +202,19 @@ class _Work:
         self.count = len(settings) * len(self.seeds)
         # Setting by setting: the seeds of one are trained together.
         self.pairs = [(number, seed) for number in range(len(settings)) for seed in self.seeds]
-        part = options.monitor.rpartition("_")[0]
-        if getattr(data, part, None) is None:
+        if options.monitor.rpartition("_")[0] != "validation":
             raise ValueError(
-                f"monitor: expected the loss or accuracy of validation examples, got "
-                f"{options.monitor}, and the data have none: --validation-fraction 0.2 puts some "
-                "aside"
+                "monitor: expected validation_loss or validation_accuracy: other examples must not "
+                f"choose, got {options.monitor}"
             )
+        if data.validation is None:
+            raise ValueError(
+                "validation_fraction: expected some examples to judge by, got none: 0.2 puts a "
+                "fifth of the training examples aside"
+            )
+        check_size("seeds", self.count)
+        if options.halving is not None and options.patience is not None:
+            raise ValueError(f"patience: expected none with --halving, got {options.patience}")
         if options.halving is not None and options.halving < 2:
             raise ValueError(f"halving: expected at least 2, got {options.halving}")
         self.members_per_pass = options.members_per_pass
@@ -238,9 +253,8 @@ class _Work:
         numbers = {**self._numbers(self.pairs), **self._shared()}
         dropout = numbers.pop("dropout", 0.0)
         member_settings(self.network, self.count, numbers, dropout)
-        scales = [setting.get("scale", 1.0) for setting in self.settings]
-        if not min(scales) > 0:
-            raise ValueError(f"scale: expected numbers above 0, got {min(scales):g}")
+        for setting in self.settings:
+            check_number("scale", setting.get("scale", 1.0), 0, math.inf, above=True)
 
     def _open(self) -> Path:
         """Return the sweep's folder, new, or with the trials that ended before.
@@ -263,14 +277,22 @@ class _Work:
             runs.remove_leftovers(options.output)
             saved = sweep_folder.read_sweep(options.output)
             if saved is not None:
-                for name in ("options", "settings", "fingerprint"):
-                    if saved[name] != self.about[name]:
+                for name, value in self.about["options"].items():
+                    if saved["options"].get(name) != value:
                         raise ValueError(
-                            f"resume: expected the {name} that {options.output} was begun with, "
-                            "got others"
+                            f"{name}: expected {saved['options'].get(name)}, with which "
+                            f"{options.output} was begun, got {value}"
                         )
+                if saved["fingerprint"] != self.about["fingerprint"]:
+                    raise ValueError(
+                        f"dataset: expected the data that {options.output} was begun with, got "
+                        "others"
+                    )
                 self.members_per_pass = saved["members_per_pass"]
-                self._take_up(sweep_folder.read_trials(options.output))
+                trials, damage = sweep_folder.read_trials(options.output)
+                if damage is not None:
+                    warn(damage)
+                self._take_up(trials)
                 return options.output
         folder = runs.new_run(options.output, f"sweep-{Path(options.dataset).stem}")
         if options.resume and not options.quiet:
@@ -285,7 +307,10 @@ class _Work:
         """Go on after these trials, but for those of a setting with seeds that are missing."""
         whole = len(trials) - len(trials) % len(self.seeds)
         self.trials = trials[:whole]
-        if [trial[:2] for trial in self.trials] != self.pairs[:whole]:
+        monitor = self.options.monitor
+        if [trial[:2] for trial in self.trials] != self.pairs[:whole] or not all(
+            trial.diverged or monitor in trial.record for trial in self.trials
+        ):
             raise ValueError(f"{self.options.output}: its trials are not those of this sweep")
 
     def run(self, interruption: Interruption) -> None:
@@ -404,21 +429,31 @@ class _Work:
         if options.pictures:
             from jaxmlp.plots import response_surface
 
-            response_surface(found, options.monitor, self.folder / sweep_folder.SURFACE)
+            path = self.folder / sweep_folder.SURFACE
+            response_surface(found, options.monitor, path, best=found[0])
         best = self._best()
+        folder = self.folder / sweep_folder.BEST
+        if best is not None and not (folder / runs.MODEL).is_file():
+            raise FileNotFoundError(f"{folder}: expected the best network, got none: it is gone")
+        if best is not None and options.pictures:
+            _, params, _ = runs.load(folder)
+            draw(folder, runs.read_metrics(folder), self.network, params, self.data)
         if best is None:
             raise FloatingPointError(
                 f"every setting diverged; the first one: {self.trials[0].diverged}"
             )
-        figures = [f"{options.monitor.replace('_', ' ')} {best.record[options.monitor]:.4f}"]
-        for name in ("validation_accuracy", "test_accuracy", "test_loss"):
-            if name in best.record and name != options.monitor:
-                figures.append(f"{name.replace('_', ' ')} {best.record[name]:.4f}")
+        names = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+        figures = [
+            f"{name.replace('_', ' ')} {best.record[name]:.4g}"
+            for name in names
+            if name in best.record
+        ]
         values = self.settings[best.setting].items()
-        named = ", ".join(f"{name} {value:.4g}" for name, value in values) or "as given"
-        say(f"best       {named}, seed {best.seed}: {', '.join(figures)}")
-        folder = self.folder / sweep_folder.BEST
-        say(f"{self.count} networks after {seconds:.1f} s; the best is saved in {folder}")
+        named = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values)
+        which = f"its best seed, {best.seed}" if len(self.seeds) > 1 else f"seed {best.seed}"
+        say(f"best       {named or 'as given'}; {which}: {', '.join(figures)}")
+        networks = "network" if self.count == 1 else "networks"
+        say(f"{self.count} {networks} after {seconds:.1f} s; the best is saved in {folder}")
 
 
 class _Shown:
@@ -433,7 +468,7 @@ class _Shown:
     def moved(self, progress: Progress) -> None:
         """Print a line where a twentieth more of all epochs is done."""
         done = (self.begun + progress.finished) * self.epochs + progress.active * progress.epoch
-        if self.quiet or done < self.next:
+        if self.quiet or done < self.next or not progress.active:
             return
         self.next = done + self.every
         where = f"epoch {progress.epoch}/{self.epochs} of {progress.active} networks"
@@ -448,26 +483,31 @@ def _plain(value: Any) -> Any:
 def _show(found: Sequence[Summary], monitor: str) -> None:
     """Print the best settings as a table."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     names = list(found[0].values)
     figures = [monitor]
-    for name in found[0].means:
-        if name.startswith(("validation_", "test_")) and name not in figures:
+    for name in ("validation_accuracy", "test_accuracy"):
+        if name in found[0].means and name not in figures:
             figures.append(name)
     table = Table()
-    for name in (*names, "epochs", *figures):
-        table.add_column(name.replace("_", " "), justify="right")
+    for name in ("setting", *names, "epochs", *figures):
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     for one in found[:_SHOWN]:
-        cells = [f"{one.values[name]:.4g}" for name in names] + [f"{one.epochs:g}"]
+        cells = [str(one.setting), *(f"{one.values[name]:.3g}" for name in names)]
+        cells.append(f"{one.epochs:.3g}")
         for name in figures:
             if one.diverged:
                 cells.append("diverged")
                 continue
             deviation = one.deviations[name]
-            spread = "" if deviation is None else f" ± {deviation:.4f}"
-            cells.append(f"{one.means[name]:.4f}{spread}")
+            spread = "" if deviation is None else f" ± {deviation:.2g}"
+            cells.append(f"{one.means[name]:.4g}{spread}")
         table.add_row(*cells)
-    Console().print(table)
+    console = Console()
+    # Where it does not fit, its lines are longer: a number that is cut says nothing.
+    width = max(console.width, Measurement.get(console, console.options, table).maximum)
+    Console(width=width).print(table, soft_wrap=False)
     if len(found) > _SHOWN:
         say(f"{_SHOWN} of {len(found)} settings; all are in {sweep_folder.RESULTS}")

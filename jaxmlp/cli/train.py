@@ -31,7 +31,6 @@ from jaxmlp.progress import Progress, say
 from jaxmlp.training import runs
 from jaxmlp.training.checkpoints import FOLDER as CHECKPOINTS
 from jaxmlp.training.checkpoints import Checkpoints
-from jaxmlp.training.epochs import Fit
 from jaxmlp.training.interruption import Interruption, Stopped
 from jaxmlp.training.loop import fit
 from jaxmlp.training.secret import forget_secret, secret_key
@@ -162,7 +161,9 @@ class _Member:
                 raise FloatingPointError(f"{error}; {last}") from error
         runs.save_model(self.folder, fitted.params)
         forget_secret(self.folder)
-        self._draw(fitted)
+        if self.options.pictures:
+            private = self.options.private
+            draw(self.folder, fitted.history, self.network, fitted.params, self.data, private)
         if fitted.best_epoch != len(fitted.history) and not options.quiet:
             say(f"the best epoch was {fitted.best_epoch}, by {options.monitor}: it is saved")
         return fitted.history[fitted.best_epoch - 1]
@@ -203,28 +204,34 @@ class _Member:
             if part is not None
         }
 
-    def _draw(self, fitted: Fit) -> None:
-        if not self.options.pictures:
-            return
-        from jaxmlp.plots import draw_run
 
-        data = self.data
-        name, part = "test", data.test
-        if part is None and not self.options.private:  # whose pictures show no other examples
-            name, part = "training", data.train
-            if data.validation is not None:
-                name, part = "validation", data.validation
-        draw_run(
-            self.folder,
-            fitted.history,
-            self.network,
-            fitted.params,
-            part,
-            data.classes,
-            data.image_shape,
-            data.scaling,
-            part=name,
-        )
+def draw(
+    folder: Path,
+    history: list[Record],
+    network: Network,
+    params: Any,
+    data: Dataset,
+    private: bool = False,
+) -> None:
+    """Draw the pictures of a run into its folder, of the test examples or the next best."""
+    from jaxmlp.plots import draw_run
+
+    name, part = "test", data.test
+    if part is None and not private:  # whose pictures show no other examples
+        name, part = "training", data.train
+        if data.validation is not None:
+            name, part = "validation", data.validation
+    draw_run(
+        folder,
+        history,
+        network,
+        params,
+        part,
+        data.classes,
+        data.image_shape,
+        data.scaling,
+        part=name,
+    )
 
 
 def about_run(options: Train, data: Dataset) -> dict[str, Any]:

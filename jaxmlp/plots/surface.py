@@ -22,23 +22,30 @@ _FEW = 8  # numbers that are ticks
 
 
 def response_surface(
-    summaries: Sequence[Summary], monitor: str, path: str | os.PathLike[str]
+    summaries: Sequence[Summary],
+    monitor: str,
+    path: str | os.PathLike[str],
+    best: Summary | None = None,
 ) -> Path | None:
     """Write `response_surface_figure` to a PNG file; return its path, or None if it is None."""
-    return write(response_surface_figure(summaries, monitor), path)
+    return write(response_surface_figure(summaries, monitor, best), path)
 
 
 @styled()
-def response_surface_figure(summaries: Sequence[Summary], monitor: str) -> "Figure | None":
+def response_surface_figure(
+    summaries: Sequence[Summary], monitor: str, best: Summary | None = None
+) -> "Figure | None":
     """Return the monitored figure of every setting against the numbers that differ between them.
 
     With one number it is a curve with the standard deviations over the seeds; with more, every pair
     of up to three numbers, those with the most values, has a panel where each setting is a point in
-    the colour of its figure. The best setting has a ring; those that diverged are crosses.
+    the colour of its figure, the better above the worse. The best has a ring; those that diverged
+    are crosses.
 
     Args:
         summaries: Those of the settings, in any order.
         monitor: The figure's name, such as validation_loss.
+        best: The one that gets the ring; by default that with the best figure.
 
     Returns:
         The figure, or None where nothing was varied, or all diverged.
@@ -47,18 +54,18 @@ def response_surface_figure(summaries: Sequence[Summary], monitor: str) -> "Figu
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     names = [n for n in summaries[0].values if len({one.values[n] for one in summaries}) > 1]
+    sign = -1 if monitor.endswith("_accuracy") else 1
     found = [one for one in summaries if not one.diverged]
+    found.sort(key=lambda one: -sign * one.means[monitor])  # the best is drawn last
     if not names or not found:
         return None
     figure = Figure(figsize=(WIDTH, 4.8), layout=ConstrainedLayoutEngine(w_pad=0.12))
-    lost = len(summaries) - len(found)
-    of = f", of which {lost} diverged" if lost else ""
+    lost = [one for one in summaries if one.diverged]
+    of = f", of which {len(lost)} diverged" if lost else ""
     figure.suptitle(
         f"{monitor.replace('_', ' ')} of {count(len(summaries), 'setting')}{of}".capitalize()
     )
-    best = (max if monitor.endswith("_accuracy") else min)(
-        found, key=lambda one: one.means[monitor]
-    )
+    best = best or found[-1]
     if len(names) == 1:
         _draw_curve(figure.subplots(), names[0], summaries, monitor, best)
         return figure
@@ -72,7 +79,7 @@ def response_surface_figure(summaries: Sequence[Summary], monitor: str) -> "Figu
     axes = figure.subplots(1, len(pairs), squeeze=False)[0]
     points: Any = None
     for one_axes, (across, up) in zip(axes, pairs, strict=True):
-        points = _draw_pair(one_axes, across, up, summaries, values, (low, high), best)
+        points = _draw_pair(one_axes, across, up, found, lost, values, (low, high), best)
     figure.colorbar(
         points, ax=list(axes), label=monitor.replace("_", " "), extend="both", shrink=0.9
     )
@@ -114,14 +121,13 @@ def _draw_pair(
     axes: "Axes",
     across: str,
     up: str,
-    summaries: Sequence[Summary],
+    found: Sequence[Summary],
+    lost: Sequence[Summary],
     values: np.ndarray,
     limits: tuple[float, float],
     best: Summary,
 ) -> Any:
-    """Draw every setting as a point of two of its numbers; return the coloured points."""
-    found = [one for one in summaries if not one.diverged]
-    lost = [one for one in summaries if one.diverged]
+    """Draw every setting as a point of two of its numbers, the best last; return the points."""
     points = axes.scatter(
         [one.values[across] for one in found],
         [one.values[up] for one in found],
@@ -143,8 +149,8 @@ def _draw_pair(
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0.2)
     _draw_ring(axes, best.values[across], best.values[up])
     axes.set(xlabel=across.replace("_", " "), ylabel=up.replace("_", " "))
-    _set_axis(axes.xaxis, axes.set_xscale, [one.values[across] for one in summaries])
-    _set_axis(axes.yaxis, axes.set_yscale, [one.values[up] for one in summaries])
+    _set_axis(axes.xaxis, axes.set_xscale, [one.values[across] for one in (*found, *lost)])
+    _set_axis(axes.yaxis, axes.set_yscale, [one.values[up] for one in (*found, *lost)])
     axes.grid(color=RULE, linewidth=0.8)
     return points
 
@@ -166,6 +172,8 @@ def _set_axis(axis: Any, set_scale: Any, values: Sequence[float]) -> None:
     array = np.unique(values)
     positive = array[array > 0]
     spans = positive.size > 1 and positive.max() >= _DECADE * positive.min()
+    # What is spread evenly has half of its numbers above the middle.
+    spans = spans and np.median(positive) < (positive.min() + positive.max()) / 3
     if spans and array.min() >= 0:
         low, high = positive.min() / _MARGIN, positive.max() * _MARGIN
         if array.min() == 0:

@@ -17,7 +17,7 @@ from jax.random import clone
 from jax.typing import ArrayLike
 
 from jaxmlp.batch import Batch
-from jaxmlp.evaluation import Sums, checked_examples, chunk_sums, padded_batch
+from jaxmlp.evaluation import CHUNK, Sums, checked_examples, chunk_sums, padded_batch
 from jaxmlp.network import Network, Parameters, check_members
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import Placement, on_host, placement_on
@@ -32,6 +32,7 @@ from jaxmlp.training.epochs import (
 )
 from jaxmlp.training.loop import check_monitor, prepared_evaluation
 from jaxmlp.training.members import (
+    check_absent_units,
     checked_widths,
     member_settings,
     optimizer_numbers,
@@ -39,16 +40,15 @@ from jaxmlp.training.members import (
     transformation,
 )
 from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
-from jaxmlp.training.optimizers import optimizer_named, with_numbers
+from jaxmlp.training.optimizers import with_numbers
 from jaxmlp.training.settings import Settings
-from jaxmlp.training.snapshots import Record, largest
+from jaxmlp.training.snapshots import Record, first_state, largest
 from jaxmlp.training.steps import (
     Regularization,
     TrainingState,
-    cast,
+    model_of,
     no_sums,
     take_steps,
-    wide_parameters,
 )
 from jaxmlp.validation import check_count, check_finite, check_key
 
@@ -133,13 +133,7 @@ _largest_of_members = jax.jit(jax.vmap(largest))
 def _first_states(
     params: Parameters, *, optimizer: tuple[str, bool, bool], averaging: bool
 ) -> TrainingState:
-    def one(params: Parameters) -> TrainingState:
-        name, decaying, clipping = optimizer
-        wide: Any = wide_parameters(params)
-        first = optimizer_named(name, decaying=decaying, clipping=clipping).init(wide)
-        return TrainingState(wide, first, wide_parameters(params) if averaging else None)
-
-    return jax.vmap(one)(params)
+    return jax.vmap(partial(first_state, optimizer=optimizer, averaging=averaging))(params)
 
 
 @jax.jit
@@ -222,17 +216,18 @@ def fit_ensemble(
         average_decay: A number, (M,), or None.
         patience: A member stops when its monitored figure has not improved for so many epochs; its
             best epoch's parameters are returned.
-        halving: η: after 1, η, η², … epochs all but the best 1/η of the members that are trained
-            together stop, by the monitored figure: successive halving. Their last parameters are
-            returned.
+        halving: η: after 1, η, η², … epochs all but the best 1/η of the groups that are trained
+            together stop, by the mean of the monitored figure: successive halving. Their last
+            parameters are returned. The schedule stays that of all epochs.
         monitor: The figure that `patience` and `halving` watch.
         widths: (M, L − 1) units of every hidden layer for narrower members, or None. Their dropout
             draws the masks of the whole network.
         scaling: What the inputs go through.
         evaluation: Name → examples, for all members.
         members_per_pass: How many are trained at a time; by default as many as there is memory for.
-        group: That is rounded down to a multiple of this where it is larger: members that belong
-            together are trained together.
+            In whole groups, at least one.
+        group: So many consecutive members belong together, such as the seeds of a setting: they are
+            trained together, and go on or stop together by `halving`.
         devices: As for `fit`, but each takes a part of the members, and all have the data.
         watch: Called as watch(progress) after every epoch and about twice a second.
         finished: Called after every pass as finished(first, fitted), with the number of its first
@@ -244,7 +239,7 @@ def fit_ensemble(
     Raises:
         TypeError: As `fit`.
         ValueError: As `fit`, or a number of members that does not fit.
-        MemoryError: There is no room for one member.
+        MemoryError: There is no room for one member, or for a group of them.
 
     References:
         Lakshminarayanan, Pritzel, Blundell, Simple and scalable predictive uncertainty estimation
@@ -292,6 +287,8 @@ def fit_ensemble(
     )
     if halving is not None:
         check_count("halving", halving)
+        if patience is not None:
+            raise ValueError(f"patience: expected none beside halving, got {patience}")
         if halving < 2:
             raise ValueError(f"halving: expected a factor of at least 2, got {halving}")
     if members_per_pass is not None:
@@ -300,27 +297,33 @@ def fit_ensemble(
     examples, left = checked_examples(network, one, inputs, targets, sample_weight, scaling)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
+    rows = checked_widths(network, widths, count)
+    check_absent_units(params, rows)
+    if rows is not None and any(one.optimizer_settings.get("eps") == 0 for one in settings):
+        raise ValueError(
+            "optimizer_settings: expected eps above 0 beside widths, got 0: what is masked is 0/0"
+        )
     others = prepared_evaluation(network, one, evaluation, scaling)
     check_monitor(halving if patience is None else patience, monitor, others)
     members = _Members(
         network, np.dtype(params[0].weight.dtype), settings,
-        checked_widths(network, widths, count), key, examples, left, others, halving,
+        rows, key, examples, left, others, halving, group,
         placement_on(devices),
     )  # fmt: skip
     del examples
-    size = min(members_per_pass or members.that_fit(one), count)
-    size -= size % group if size > group else 0
+    size = members_per_pass or members.that_fit(one, group)
+    size = min(max(group, size - size % group), count)
     size += -size % members.n_devices
     parts = []
     for start in range(0, count, size):
         # The last pass is filled up: another number of members would be another program.
         ids = np.minimum(np.arange(start, start + size), count - 1)
         fitted = members.train(_taken(params, ids), ids, min(size, count - start), watch)
-        parts.append(fitted.params)
+        parts.append(on_host(fitted.params))  # the device's memory is the next pass's
         if finished is not None:
             finished(start, fitted)
-    whole: Any = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    return members.result(whole, range(count), size)
+    whole: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return members.result(jax.device_put(whole), range(count), size)
 
 
 class _Members:
@@ -337,6 +340,7 @@ class _Members:
         scaling: Scaling | None,
         others: Mapping[str, tuple[Scaling | None, list[Batch]]],
         halving: int | None,
+        group: int,
         placement: Placement | None,
     ) -> None:
         self.placement = placement
@@ -357,7 +361,7 @@ class _Members:
         self.epochs, self.patience, self.monitor = first.epochs, first.patience, first.monitor
         self.optimizer = transformation(settings)
         self.averaging = first.average_decay is not None
-        self.halving = halving
+        self.halving, self.group = halving, group
         self.histories: list[list[Record]] = [[] for _ in settings]
         self.best_epochs = [0] * len(settings)
         self.diverged: dict[int, str] = {}
@@ -374,22 +378,32 @@ class _Members:
         """Return the tree of leaves (slots, …) on the device, or a part on every device."""
         return jax.device_put(tree) if self.placement is None else self.placement.in_parts(tree)
 
-    def that_fit(self, one: Parameters) -> int:
-        """Return how many members, each like `one`, are trained at a time."""
+    def that_fit(self, one: Parameters, group: int) -> int:
+        """Return how many members, each like `one`, are trained at a time, at least a group.
+
+        Raises:
+            MemoryError: There is no room for them.
+        """
         state = jax.eval_shape(
             partial(_first_states, optimizer=self.optimizer, averaging=self.averaging),
             jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), one),
         )
         # The state, the gradient and the update; what is kept and what is returned, initial and
-        # last; the layers of a batch forth and back; and an order of its own.
-        values = (self.batch_size + 1) * sum(self.network.sizes) * 4 * self.wide.itemsize
+        # last; the layers of a batch forth and back; its own inputs and order, if it has some.
+        own = self.key.ndim or any(one.input_dropout for one in self.settings)
+        inputs = 2 * self.network.sizes[0] if own else 0
+        values = (self.batch_size + 1) * (4 * sum(self.network.sizes[1:]) + inputs)
+        if self.others:  # a chunk's widest layer, before and after its activation
+            values = max(values, CHUNK * 2 * max(self.network.sizes[1:]))
+        values *= self.wide.itemsize
         order = self.longest * self.batch_size * 4 if self.key.ndim else 0
         each = tree_bytes(state) + 2 * tree_bytes(state.params) + 4 * tree_bytes(one)
         devices = sorted(jax.tree.leaves(self.data)[0].devices(), key=lambda device: device.id)
         free = free_bytes(devices[0])
         if free is not None and devices[0].platform != "cpu":  # whose devices share one memory
             free *= len(devices)
-        return members_that_fit(len(self.settings), each + values + order, free)
+        groups = -(-len(self.settings) // group)
+        return group * members_that_fit(groups, group * (each + values + order), free)
 
     def train(
         self,
@@ -540,8 +554,7 @@ class _Pass:
 
     def _model(self) -> Parameters:
         """Return the parameters to predict with: the averages where there are some."""
-        state = self.state
-        return cast(state.params if state.average is None else state.average, self.members.dtype)
+        return model_of(self.state, self.members.dtype)
 
     def _figures(self, progress: Sums) -> tuple[dict[str, Any], np.ndarray]:
         """Return the sums (slots,) of every part, and the largest parameters (slots,)."""
@@ -559,6 +572,7 @@ class _Pass:
         """Record the figures of an epoch; see who is better, who diverged and who stops."""
         of = self.members
         sums, sizes = self._figures(progress)
+        rate = float(of.n_examples * self.live.sum() / seconds)
         better = np.zeros(len(self.ids), bool)
         for slot in np.flatnonzero(self.live):
             m = int(self.ids[slot])
@@ -576,7 +590,6 @@ class _Pass:
                 self.live[slot] = False
                 continue
             record = record_of(epoch, figures)
-            rate = of.n_examples * self.live.sum() / seconds
             record |= {"seconds": seconds, "examples_per_second": rate}
             if compiling is not None:
                 record["compile_seconds"] = compiling
@@ -603,12 +616,12 @@ class _Pass:
                 if epoch - of.best_epochs[self.ids[slot]] >= of.patience:
                     self.live[slot] = False
         if of.halving is not None and is_power(epoch, of.halving) and epoch < of.epochs:
-            slots = np.flatnonzero(self.live)
-            values = [of.histories[self.ids[slot]][-1][of.monitor] for slot in slots]
-            order = np.argsort(values, kind="stable")
-            if of.monitor.endswith("_accuracy"):
-                order = np.argsort(-np.array(values), kind="stable")
-            self.live[slots[order[-(-len(slots) // of.halving) :]]] = False
+            groups: dict[int, list[float]] = {}
+            for m in self.ids[self.live]:
+                groups.setdefault(m // of.group, []).append(of.histories[m][-1][of.monitor])
+            rising = of.monitor.endswith("_accuracy")
+            best = sorted(groups, key=lambda group: np.mean(groups[group]), reverse=rising)
+            self.live &= np.isin(self.ids // of.group, best[: -(-len(best) // of.halving)])
 
     def _close_ranks(self, seconds_left: float) -> None:
         """Go on with the live members alone where that saves more than compiling costs."""

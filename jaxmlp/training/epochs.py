@@ -29,6 +29,7 @@ from jaxmlp.training.steps import (
     TrainingState,
     cast,
     gradient_figures,
+    model_of,
     no_sums,
     run_steps,
 )
@@ -234,7 +235,7 @@ class Training:
             if watch is not None:
                 watch(snapshot)
         best, state = snapshot.best, snapshot.state
-        model = self._model(state) if best is None else cast(best.params, self.dtype)
+        model = model_of(state, self.dtype) if best is None else cast(best.params, self.dtype)
         epoch = snapshot.epoch if best is None else best.epoch
         return Fit(model, state.optimizer_state, self.history, epoch)
 
@@ -254,7 +255,7 @@ class Training:
             placement=self.placement,
             **self.constants,
         )
-        model = self._model(snapshot.state)
+        model = model_of(snapshot.state, self.dtype)
         figures = [
             chunk_sums.lower(self.network, model, scaling, batches[0])
             for scaling, batches in self.others.values()
@@ -341,7 +342,7 @@ class Training:
     ) -> tuple[Snapshot, Record]:
         """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
         network, epoch = self.network, snapshot.epoch + 1
-        model = self._model(snapshot.state)
+        model = model_of(snapshot.state, self.dtype)
         figures: dict[str, Metrics] = {}
         of_gradient = {}
         if self._train_figures:
@@ -387,11 +388,6 @@ class Training:
         if patience is not None and best is not None and snapshot.epoch - best.epoch >= patience:
             return True
         return snapshot.epoch >= self.settings.epochs
-
-    def _model(self, state: TrainingState) -> Parameters:
-        """Return the parameters to predict with: the average where there is one."""
-        params = state.params if state.average is None else state.average
-        return cast(params, self.dtype)
 
 
 def epoch_order(words: Sequence[int], epoch: int, n_examples: int, length: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxmlp.network import Layer, Network, Parameters, init
+from jaxmlp.network import Layer, Network, Parameters, check_members, init
 from jaxmlp.training.optimizers import OPTIMIZERS
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.steps import Regularization
@@ -103,11 +103,19 @@ def member(network: Network, params: Parameters, m: int, widths: ArrayLike | Non
 
     Returns:
         The pair (network, params) that every other function takes.
+
+    Raises:
+        TypeError: As `check_members`, or a number that is no integer.
+        ValueError: As `check_members`, or there is no such member.
     """
+    count = check_members(network, params)
+    if isinstance(m, bool) or not isinstance(m, (int, np.integer)):
+        raise TypeError(f"m: expected the number of a member, got {m!r:.60}")
+    if not 0 <= m < count:
+        raise ValueError(f"m: expected a member from 0 to {count - 1}, got {m}")
     alone: Any = jax.tree.map(lambda leaf: leaf[m], params)
     if widths is None:
         return network, alone
-    count = len(params[0].weight)
     rows = checked_widths(network, widths, count)
     assert rows is not None
     narrow = network_of_widths(network, rows[m].tolist())
@@ -166,6 +174,33 @@ def checked_widths(network: Network, widths: ArrayLike | None, count: int) -> np
     return rows
 
 
+def check_absent_units(params: Parameters, widths: np.ndarray | None) -> None:
+    """Raise ValueError where a unit that a member has not is not all zeros in its parameters.
+
+    Args:
+        params: The members' parameters, every leaf (M, …).
+        widths: (M, L − 1), or None.
+
+    Raises:
+        ValueError: With the first such member.
+    """
+    if widths is None:
+        return
+    for l in range(widths.shape[1]):
+        absent = np.arange(params[l].weight.shape[1]) >= widths[:, l, None]
+        into, out_of = np.asarray(params[l].weight), np.asarray(params[l + 1].weight)
+        there = (into != 0).any(axis=2) | (out_of != 0).any(axis=1)
+        if params[l].bias is not None:
+            there |= np.asarray(params[l].bias) != 0
+        wrong = (absent & there).any(axis=1)
+        if wrong.any():
+            m = int(np.argmax(wrong))
+            raise ValueError(
+                f"params: expected zeros beyond the {widths[m, l]} units of hidden layer {l + 1} "
+                f"of member {m}, got others: init_members(…, widths=…) makes them"
+            )
+
+
 def member_settings(
     network: Network, count: int, settings: Mapping[str, Any], dropout: Any
 ) -> list[Settings]:
@@ -207,6 +242,8 @@ def member_settings(
             f"dropout: expected one rate, ({count},) or ({count}, {hidden}), got shape "
             f"{rates.shape}"
         )
+    if rates.any() and not hidden:
+        raise ValueError("dropout: expected none for a network without a hidden layer")
     if rates.ndim < 2:
         rates = np.broadcast_to(rates.reshape(-1, 1), (count, hidden))
     result = []

@@ -1,4 +1,4 @@
-"""How many members of an ensemble a device has room for, planned before anything is allocated."""
+"""How many members of an ensemble a device has room for, planned before they are trained."""
 
 import math
 import os
@@ -12,13 +12,14 @@ _SHARE = 0.6  # of what is free: XLA's own temporaries and the data's copies tak
 _UNLIMITED = 2**60  # of a control group that has no limit
 
 _MEMORY = Path("/proc/meminfo")
-_GROUP = Path("/sys/fs/cgroup")
+_GROUPS = Path("/proc/self/cgroup")
+_FOLDER = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: Any) -> int | None:
     """Return how much memory a device has left, or None where that cannot be told.
 
-    On a CPU it is the machine's, or what its control group allows.
+    On a CPU it is the machine's, or what the process's control groups leave.
     """
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
@@ -42,18 +43,38 @@ def _of_the_machine() -> int | None:
 
 
 def _of_the_group() -> int | None:
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most, now = (_GROUP / limit).read_text(), (_GROUP / used).read_text()
-        except OSError:
+    """Return what the control groups of this process, and those above them, leave."""
+    found = []
+    try:
+        lines = _GROUPS.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
             continue
-        if most.strip() == "max" or int(most) >= _UNLIMITED:
-            continue
-        return max(int(most) - int(now), 0)
-    return None
+        root = _FOLDER / "memory" if controllers else _FOLDER
+        folder = root / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(root):
+                found.append(_left_by(place, old=bool(controllers)))
+    return min((left for left in found if left is not None), default=None)
+
+
+def _left_by(folder: Path, old: bool) -> int | None:
+    """Return the bytes that a control group leaves, its pages that can be had back included."""
+    names = ("memory.max", "memory.current", "inactive_file")
+    if old:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    try:
+        most = (folder / names[0]).read_text().strip()
+        used = int((folder / names[1]).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if most == "max" or int(most) >= _UNLIMITED:
+        return None
+    return max(int(most) - used + int(stat.get(names[2], 0)), 0)
 
 
 def tree_bytes(tree: Any) -> int:
@@ -67,7 +88,7 @@ def members_that_fit(count: int, bytes_each: int, free: int | None) -> int:
     """Return how many of `count` members are trained at a time: in passes of about equal size.
 
     Args:
-        count: All members.
+        count: All members, or groups of them.
         bytes_each: What one needs.
         free: The bytes there are, or None for enough.
 

@@ -1,7 +1,6 @@
 """A training under way, as it is stopped, kept and gone on with."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -57,22 +56,25 @@ def first_snapshot(network: Network, params: Parameters, settings: Settings) -> 
         settings: The training's settings, checked.
     """
     dtype = np.dtype(params[0].weight.dtype)
-    state = _first_state(
+    state = _first_of(
         params, optimizer=settings.transformation, averaging=settings.average_decay is not None
     )
     numbers = with_numbers(state.optimizer_state, settings.numbers)
     return Snapshot(0, 0, 0, state._replace(optimizer_state=numbers), no_sums(dtype))
 
 
-# Leaf by leaf it would be a dozen programs.
-@partial(jax.jit, static_argnames=("optimizer", "averaging"))
-def _first_state(
+def first_state(
     params: Parameters, *, optimizer: tuple[str, bool, bool], averaging: bool
 ) -> TrainingState:
+    """Return the state before any step, its arrays new and the optimiser's numbers its own."""
     name, decaying, clipping = optimizer
     wide: Any = wide_parameters(params)
     first = optimizer_named(name, decaying=decaying, clipping=clipping).init(wide)
     return TrainingState(wide, first, wide_parameters(params) if averaging else None)
+
+
+# Leaf by leaf it would be a dozen programs.
+_first_of = jax.jit(first_state, static_argnames=("optimizer", "averaging"))
 
 
 @jax.jit

@@ -78,6 +78,11 @@ def cast(params: Parameters, dtype: DTypeLike) -> Parameters:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
+def model_of(state: TrainingState, dtype: DTypeLike) -> Parameters:
+    """Return the parameters to predict with: the average where there is one."""
+    return cast(state.params if state.average is None else state.average, dtype)
+
+
 def batch_gradient(
     network: Network,
     params: Parameters,

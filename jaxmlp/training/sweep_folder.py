@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxmlp.training.runs import FORMAT_VERSION, write_file
 from jaxmlp.training.sweeps import Summary, Trial
+from jaxmlp.validation import check_count
 
 SWEEP = "sweep.json"
 TRIALS = "trials.jsonl"
@@ -38,9 +39,15 @@ def read_sweep(folder: Path) -> dict[str, Any] | None:
         version = content.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"expected format {FORMAT_VERSION}, got {version!r}")
-        for name in ("options", "settings", "fingerprint", "members_per_pass"):
-            content[name]  # noqa: B018 that it is there
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        settings, size = content["settings"], content["members_per_pass"]
+        if not settings or not isinstance(settings, list):
+            raise ValueError("expected settings")
+        content["settings"] = [{str(n): float(v) for n, v in s.items()} for s in settings]
+        if not isinstance(content["options"], dict) or not isinstance(content["fingerprint"], str):
+            raise ValueError("expected options and a fingerprint")
+        if size is not None:
+            check_count("members_per_pass", size)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: not a sweep's: {error}") from error
     return content
 
@@ -51,26 +58,39 @@ def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
     write_file(folder / TRIALS, "".join(lines).encode())
 
 
-def read_trials(folder: Path) -> list[Trial]:
-    """Return the trials that have ended, none where there is no file.
+def read_trials(folder: Path) -> tuple[list[Trial], str | None]:
+    """Return the trials that have ended, none where there is no file, and what is wrong with it.
+
+    Where a line is damaged, it is named, and the trials are those before it.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is damaged.
     """
     path = folder / TRIALS
     if not path.is_file():
-        return []
+        return [], None
     trials = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            trial = Trial(**json.loads(line))
-            if not isinstance(trial.setting, int) or not isinstance(trial.record, dict):
-                raise ValueError("no trial")
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: line {number} is damaged: {error}") from error
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        trial = _parsed(line)
+        if trial is None:
+            return trials, f"{path}: line {number} is damaged: what follows is trained again"
         trials.append(trial)
-    return trials
+    return trials, None
+
+
+def _parsed(line: str) -> Trial | None:
+    """Return the trial of a line, or None where it is none."""
+    try:
+        trial = Trial(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+    counts = (trial.setting, trial.seed, trial.epochs)
+    if not all(isinstance(count, int) for count in counts) or not isinstance(trial.record, dict):
+        return None
+    if not all(isinstance(value, (int, float)) for value in trial.record.values()):
+        return None
+    return trial if trial.diverged is None or isinstance(trial.diverged, str) else None
 
 
 def write_results(folder: Path, summaries: Sequence[Summary]) -> None:

@@ -14,6 +14,9 @@ SWEPT = (*EACH, "dropout", "scale")
 """What a sweep may vary beside the numbers of its optimiser: each is one of a member's own."""
 
 
+_MOST = 2**20
+
+
 class Range(NamedTuple):
     """Numbers from `low` to `high`, drawn evenly or, with `log`, evenly in their logarithm."""
 
@@ -49,8 +52,10 @@ def _number(name: str, word: Any) -> float:
         if isinstance(word, bool):
             raise ValueError
         return float(word)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected numbers, or a range LOW:HIGH, got {word!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{name}: expected numbers, or one range LOW:HIGH alone, got {word!r}"
+        ) from None
 
 
 def checked_choice(name: str, choice: Choice) -> Choice:
@@ -103,6 +108,7 @@ def grid(space: Mapping[str, Choice]) -> list[Setting]:
             raise ValueError(
                 f"samples: expected how many to draw from the range of {name}, got none"
             )
+    check_size("samples", math.prod(len(choice) for choice in space.values()))
     names = list(space)
     combinations = product(*(space[name] for name in names))
     return [dict(zip(names, values, strict=True)) for values in combinations]
@@ -111,16 +117,20 @@ def grid(space: Mapping[str, Choice]) -> list[Setting]:
 def samples(space: Mapping[str, Choice], count: int, seed: int) -> list[Setting]:
     """Return settings drawn at random, each number by itself: random search.
 
-    With more samples the first ones stay what they are.
+    With more samples the first ones stay what they are. None is drawn twice.
 
     Args:
         space: The numbers to choose from.
         count: How many settings.
         seed: Of the draws.
 
+    Raises:
+        ValueError: There are not so many.
+
     References:
         Bergstra, Bengio, Random search for hyper-parameter optimization, 2012.
     """
+    check_size("samples", count)
     rng = np.random.default_rng([seed, len(space)])
 
     def draw(choice: Choice) -> float:
@@ -132,7 +142,23 @@ def samples(space: Mapping[str, Choice], count: int, seed: int) -> list[Setting]
             return float(np.exp(np.log(low) + part * (np.log(high) - np.log(low))))
         return low + part * (high - low)
 
-    return [{name: draw(choice) for name, choice in space.items()} for _ in range(count)]
+    if not any(isinstance(choice, Range) for choice in space.values()):
+        most = math.prod(len(choice) for choice in space.values())
+        if count > most:
+            raise ValueError(
+                f"samples: expected at most {most}, as many combinations as there are, got {count}"
+            )
+    drawn: dict[tuple[float, ...], Setting] = {}
+    while len(drawn) < count:
+        setting = {name: draw(choice) for name, choice in space.items()}
+        drawn.setdefault(tuple(setting.values()), setting)
+    return list(drawn.values())
+
+
+def check_size(name: str, count: int) -> None:
+    """Raise ValueError where there are more networks than anybody waits for, or has memory for."""
+    if count > _MOST:
+        raise ValueError(f"{name}: expected at most {_MOST:,} networks, got {count:,}")
 
 
 class Trial(NamedTuple):
