@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 
 from jaxmlp.training import sweep_folder
 
+pytestmark = pytest.mark.slow  # on the default Python alone
+
 FEW = ("--dataset", "animals.csv", "--standardize", *TINY)
 GRID = ("--learning-rate", "0.001", "0.05", "--weight-decay", "0", "0.01")
 
@@ -194,7 +196,6 @@ def test_the_best_of_an_earlier_pass_stays(command, tmp_path):
     assert [float(row["learning_rate"]) for row in rows(tmp_path / "out")] == [0.05, 1e-6]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_sweep_that_is_stopped_by_a_signal_says_how_to_go_on(command, tmp_path):
     options = (*FEW, *GRID, "--epochs", 400, "--members-per-pass", 1)

@@ -505,9 +505,9 @@ def _show(found: Sequence[Summary], monitor: str) -> None:
             spread = "" if deviation is None else f" ± {deviation:.2g}"
             cells.append(f"{one.means[name]:.4g}{spread}")
         table.add_row(*cells)
-    console = Console()
-    # Where it does not fit, its lines are longer: a number that is cut says nothing.
-    width = max(console.width, Measurement.get(console, console.options, table).maximum)
-    Console(width=width).print(table, soft_wrap=False)
+    # Where the terminal is narrower, lines go on: a number that is cut says nothing.
+    wide = Console(width=1000)
+    least = Measurement.get(wide, wide.options, table).maximum
+    Console(width=max(Console().width, least)).print(table)
     if len(found) > _SHOWN:
         say(f"{_SHOWN} of {len(found)} settings; all are in {sweep_folder.RESULTS}")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_NUMBERS = 3  # of which every pair has a panel
-_DECADE = 8.0  # from the smallest to the largest, beyond which an axis is logarithmic
+_DECADE = 8.0  # from the smallest to the largest, beyond which an axis may be logarithmic
+_ALWAYS = 100.0  # or beyond which it is whatever the numbers between
 _MARGIN = 1.5  # around the numbers of a logarithmic axis
 _FEW = 8  # numbers that are ticks
 
@@ -172,8 +173,9 @@ def _set_axis(axis: Any, set_scale: Any, values: Sequence[float]) -> None:
     array = np.unique(values)
     positive = array[array > 0]
     spans = positive.size > 1 and positive.max() >= _DECADE * positive.min()
-    # What is spread evenly has half of its numbers above the middle.
-    spans = spans and np.median(positive) < (positive.min() + positive.max()) / 3
+    if spans and positive.max() < _ALWAYS * positive.min():
+        # What is spread evenly has half of its numbers above the middle.
+        spans = np.median(positive) < (positive.min() + positive.max()) / 3
     if spans and array.min() >= 0:
         low, high = positive.min() / _MARGIN, positive.max() * _MARGIN
         if array.min() == 0:
