@@ -74,7 +74,7 @@ def rows(quick: bool) -> list[Row]:
         for call in calls.values():
             jax.block_until_ready(call())
         rng = np.random.default_rng(0)
-        for _ in range(1 if quick else 11):
+        for _ in range(1 if quick else 9):
             for name in rng.permutation(list(calls)).tolist():
                 begin = time.perf_counter()
                 jax.block_until_ready(calls[name]())

@@ -167,7 +167,7 @@ def rows(quick: bool) -> list[Row]:
         ours, theirs = rivals(network, vector)
         check_equal(ours, theirs, params, x, t)
         named = ours | {f"{name}, jax's": function for name, function in theirs.items()}
-        times = timed(named, (params, x, t), 1 if quick else 11)
+        times = timed(named, (params, x, t), 1 if quick else 9)
         case = f"{'-'.join(map(str, network.sizes))} sigmoid B={size}"
         for name, values in times.items():
             who = "jax" if name.endswith(", jax's") else "jaxmlp"

@@ -283,7 +283,7 @@ def run(suite: str, device: str, quick: bool, show: Show) -> list[Row]:
             if OURS in failed:
                 raise SystemExit(f"{OURS}: {failed[OURS]}")
             names_here = [who for who in worked.workers if who not in failed]
-            rounds = 1 if quick else 4 if case.flops > 5e8 else 6
+            rounds = 1 if quick else 3 if case.flops > 5e8 else 6
             times = worked.seconds(names_here, rounds)
             failed |= worked.missing
             if OURS in failed:

@@ -20,9 +20,18 @@ def distance(got, expected):
     )
 
 
+def on_host(snapshot):
+    """A copy that outlives the training."""
+    state, progress = jax.tree.map(np.array, (snapshot.state, snapshot.progress))
+    best = snapshot.best._replace(params=jax.tree.map(np.array, snapshot.best.params))
+    history = list(snapshot.history)
+    return snapshot._replace(state=state, progress=progress, best=best, history=history)
+
+
 def main():
     """Print lines NAME DISTANCE."""
     jax.config.update("jax_enable_x64", True)
+    processes = 1
     if len(sys.argv) > 1:
         number, processes, port = map(int, sys.argv[1:])
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -42,11 +51,20 @@ def main():
         schedule="cosine", patience=2, **shared,
     )  # fmt: skip
     spread = train(devices=devices)
-    if jax.process_index() == 0:  # the others would only say the same
-        alone = train()
+    alone = train() if jax.process_index() == 0 else spread  # the others would say the same
+    if jax.process_index() == 0:
         print("fit everything", len(devices), distance(spread.params, alone.params))
         losses = [[r["validation_loss"] for r in f.history] for f in (spread, alone)]
         print("record everything", len(devices), distance(*losses))
+    if processes == 1:
+        # After the first epoch on all devices, the others on two, then on one.
+        snapshots = []
+        train(devices=devices, callbacks=[lambda _, snapshot: snapshots.append(on_host(snapshot))])
+        for name, some in (("two", devices[:2]), ("one", None)):
+            resumed = train(devices=some, resume=snapshots[0])
+            print("resumed", name, len(devices), distance(resumed.params, alone.params))
+    if processes == 2:  # four do that as well
+        return
     keys = jax.random.split(jax.random.key(0), 11)
     members = jaxmlp.init_members(network, jax.random.clone(keys), np.float64)
     orders = {"shared": jax.random.key(1)} | ({} if len(sys.argv) > 1 else {"own": keys})

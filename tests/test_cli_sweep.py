@@ -198,7 +198,7 @@ def test_the_best_of_an_earlier_pass_stays(command, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_sweep_that_is_stopped_by_a_signal_says_how_to_go_on(command, tmp_path):
-    options = (*FEW, *GRID, "--epochs", 400, "--members-per-pass", 1)
+    options = (*FEW, *GRID, "--epochs", 150, "--members-per-pass", 1)
     process = start("sweep", *options, "--output", "out", pipesize=4096)
     assert process.stdout is not None
     while "done before" not in process.stdout.readline():

@@ -523,12 +523,19 @@ def test_weights_are_taken_as_they_are_and_not_by_the_largest():
 def test_a_training_s_products_are_of_full_precision(monkeypatch):
     seen = []
 
-    def run_steps(network, *arguments, **options):
-        seen.append(network.precision)
-        return actual(network, *arguments, **options)
+    class Seen:
+        """The compiled steps, and a note of the precision that they are compiled and called for."""
+
+        def __call__(self, network, *arguments, **options):
+            seen.append(network.precision)
+            return actual(network, *arguments, **options)
+
+        def lower(self, network, *arguments, **options):
+            seen.append(network.precision)
+            return actual.lower(network, *arguments, **options)
 
     actual = epochs.run_steps
-    monkeypatch.setattr(epochs, "run_steps", run_steps)
+    monkeypatch.setattr(epochs, "run_steps", Seen())
     train(network=Network((4, 6, 3), "tanh", precision="default"))
     assert set(seen) == {"highest"}
 

@@ -257,8 +257,8 @@ def fit_ensemble(
         ...     network, params, x, exclusive_or, key=jax.random.key(1), batch_size=4,
         ...     learning_rate=[0.05, 0.02, 0.0001], epochs=100,
         ... )
-        >>> [history[-1]["train_accuracy"] for history in fitted.histories]
-        [1.0, 1.0, 0.5]
+        >>> [history[-1]["train_accuracy"] == 1 for history in fitted.histories]
+        [True, True, False]
     """
     count = check_members(network, params)
     one: Any = jax.tree.map(lambda leaf: leaf[0], params)
