@@ -75,7 +75,7 @@ def test_each_device_computes_its_part():
     code = """
 import jax, numpy as np
 from jaxmlp import Network, fit, fit_ensemble, init, init_members
-from jaxmlp.training import ensembles, epochs
+from jaxmlp.training import epochs, passes
 network = Network((12, 40, 3), "relu")
 x, t = np.random.default_rng(0).normal(size=(64, 12)), np.arange(64) % 3
 def show(module, name):
@@ -94,7 +94,7 @@ show(epochs, "run_steps")
 fit(network, init(network, jax.random.key(0)), x, t, key=jax.random.key(1), batch_size=32, epochs=1,
     devices=jax.devices())
 print("=====")
-show(ensembles, "run_members")
+show(passes, "run_members")
 fit_ensemble(network, init_members(network, jax.random.split(jax.random.key(0), 8)), x, t,
     key=jax.random.key(1), batch_size=32, epochs=1, devices=jax.devices())
 """

@@ -7,10 +7,11 @@ import pytest
 from cases import assert_close, compilations, distance
 
 from jaxmlp import Network, fit, fit_ensemble, init, init_members, member
-from jaxmlp.training import ensembles, memory
-from jaxmlp.training.ensembles import is_power, run_members
+from jaxmlp.training import memory, passes
+from jaxmlp.training.mapped import run_members
 from jaxmlp.training.members import network_of_widths
 from jaxmlp.training.memory import members_that_fit
+from jaxmlp.training.passes import is_power
 
 # As for a training against a plain loop: twenty to sixty steps of gradients that agree to 1e-15.
 FLOAT64_STEPS = 1e-12
@@ -150,17 +151,17 @@ def test_a_narrower_member_is_the_narrower_network(optimizer):
 @pytest.mark.parametrize("closing", [False, True])
 def test_a_member_stops_when_its_own_patience_runs_out(closing, per_pass, monkeypatch):
     """Also where those left go on in a smaller program."""
-    compiled = ensembles._Pass._compile
+    compiled = passes.Pass._compile
     seconds = 0.0 if closing else np.inf
-    monkeypatch.setattr(ensembles._Pass, "_compile", lambda self: compiled(self) * 0 + seconds)
+    monkeypatch.setattr(passes.Pass, "_compile", lambda self: compiled(self) * 0 + seconds)
     sizes = []
-    settled = ensembles._Pass._settle
+    settled = passes.Pass._settle
 
     def settle(self):
         settled(self)
         sizes.append(len(self.ids))
 
-    monkeypatch.setattr(ensembles._Pass, "_settle", settle)
+    monkeypatch.setattr(passes.Pass, "_settle", settle)
     rates = [1e-9, 0.5, 0.02, 1.0, 0.05]
     settings = {
         "optimizer": "sgd", "learning_rate": rates, "patience": 2, "epochs": 25,
@@ -405,18 +406,18 @@ def test_the_memory_that_is_planned_is_what_xla_takes(sizes, batch_size, evaluat
     network, count = Network(sizes), 16
     planned, taken = [], []
     monkeypatch.setattr(
-        ensembles, "members_that_fit", lambda members, each, free: planned.append(each) or members
+        passes, "members_that_fit", lambda members, each, free: planned.append(each) or members
     )
 
     def analysed(name):
-        program = getattr(ensembles, name)
+        program = getattr(passes, name)
 
         def run(*arguments, **options):
             analysis = program.lower(*arguments, **options).compile().memory_analysis()
             taken.append(analysis.temp_size_in_bytes / count)
             return program(*arguments, **options)
 
-        monkeypatch.setattr(ensembles, name, run)
+        monkeypatch.setattr(passes, name, run)
 
     analysed("run_members")
     analysed("members_sums")
@@ -442,7 +443,7 @@ def test_the_members_steps_lower_for_cuda(monkeypatch):
         exported.append(program(*arguments, **options).mlir_module())
         return run_members(*arguments, **options)
 
-    monkeypatch.setattr(ensembles, "run_members", export)
+    monkeypatch.setattr(passes, "run_members", export)
     params = init_members(NETWORK, jax.random.split(jax.random.key(0), 2))
     settings = NUMBERS["everything"] | {"optimizer": "adam"}
     settings = {name: value[:2] if isinstance(value, list) else value
