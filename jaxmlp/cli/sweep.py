@@ -1,13 +1,11 @@
 """`jaxmlp sweep`: many settings trained at once, a table of what came of them, the best kept."""
 
 import dataclasses
-import json
 import math
 import shlex
 import signal
 import sys
 import time
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,9 @@ from jaxmlp.cli.console import (
     use_compile_cache,
     warn,
 )
-from jaxmlp.cli.options import OF_THE_SWEEP, Common, Sweep, Train
+from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train
 from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
+from jaxmlp.cli.space import begun_with, settings_of_sweep, train_options
 from jaxmlp.cli.train import about_run, draw, heading
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, with_mean_outputs
@@ -35,23 +34,16 @@ from jaxmlp.training import runs, sweep_folder
 from jaxmlp.training.ensembles import EnsembleFit, Progress, fit_ensemble
 from jaxmlp.training.interruption import Interruption, Stopped
 from jaxmlp.training.members import EACH, init_members, member, member_settings
-from jaxmlp.training.optimizers import OPTIMIZERS
 from jaxmlp.training.snapshots import Record
 from jaxmlp.training.sweeps import (
-    SWEPT,
-    Choice,
     Setting,
     Summary,
     Trial,
     check_size,
-    choice_of,
-    grid,
-    parsed_choice,
     ranked,
-    samples,
     summaries,
 )
-from jaxmlp.validation import check_count, check_name, check_number
+from jaxmlp.validation import check_count, check_number
 
 _SHOWN = 10  # rows of the table on the screen
 _LINES = 20  # of progress, about
@@ -66,7 +58,7 @@ def sweep(options: Sweep) -> None:
         device = select_device(options.device)
         devices = several_devices(device, options.devices)
         check_count("seeds", options.seeds)
-        settings = _begun_with(options) or settings_of_sweep(options)
+        settings = begun_with(options) or settings_of_sweep(options)
         network, data, _ = prepared(train_options(options, settings[0]), device)
         with jax.default_device(device):
             work = _Work(options, settings, network, data, devices)
@@ -92,97 +84,6 @@ def sweep(options: Sweep) -> None:
         sys.exit(128 + stopped.signal)
     with failing_run(device):
         work.finish(time.perf_counter() - begin)
-
-
-def settings_of_sweep(options: Sweep) -> list[Setting]:
-    """Return the settings to try, as the options and the file of the space say.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: What is to be tried is not clear, or there is nothing to.
-    """
-    check_name("optimizer", options.optimizer, OPTIMIZERS)
-    of_optimizer = OPTIMIZERS[options.optimizer].settings
-    space: dict[str, Choice] = {}
-    if options.space is not None:
-        known = (*SWEPT, *of_optimizer)
-        for name, value in _read_space(options.space).items():
-            check_name("number of the space", name, known)
-            space[name] = choice_of(name, value)
-    for name in SWEPT:
-        if words := getattr(options, name):
-            space[name] = parsed_choice(name, words)
-    given: set[str] = set()
-    for word in options.optimizer_settings:
-        name, equals, value = word.partition("=")
-        if name in given:
-            raise ValueError(f"optimizer_settings: expected every name once, got {name!r} twice")
-        given.add(name)
-        if not equals or name not in of_optimizer:
-            raise ValueError(
-                f"optimizer_settings: expected NAME=NUMBER of {', '.join(of_optimizer) or 'none'} "
-                f"for {options.optimizer}, got {word!r}"
-            )
-        space[name] = parsed_choice(name, value.split(","))
-    if options.samples is None:
-        return grid(space)
-    check_count("samples", options.samples)
-    if not space:
-        raise ValueError("samples: expected something to draw, such as --learning-rate 0.001:0.1")
-    return samples(space, options.samples, options.seed)
-
-
-def _begun_with(options: Sweep) -> list[Setting] | None:
-    """Return the settings of a sweep that is to be gone on with, or None.
-
-    Raises:
-        OSError: Its file cannot be read.
-        ValueError: It is damaged.
-    """
-    if not options.resume or options.output is None:
-        return None
-    saved = sweep_folder.read_sweep(options.output)
-    if saved is None:
-        return None
-    known = {*SWEPT, *OPTIMIZERS[options.optimizer].settings}
-    for setting in saved["settings"]:
-        if set(setting) != set(saved["settings"][0]) or not set(setting) <= known:
-            path = options.output / sweep_folder.SWEEP
-            raise ValueError(f"{path}: not a sweep's: its settings have other numbers")
-    if options.space is not None and settings_of_sweep(options) != saved["settings"]:
-        raise ValueError(f"space: expected what {options.output} was begun with, got others")
-    return saved["settings"]
-
-
-def _read_space(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix == ".toml":
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        else:
-            raise ValueError("expected a file .toml or .json")
-        if not isinstance(content, dict):
-            raise ValueError("expected name = choice")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"space: {path}: {error}") from error
-    return content
-
-
-def train_options(options: Sweep, setting: Setting) -> Train:
-    """Return the options with which `jaxmlp train` trains one setting."""
-    common = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(Common)
-        if field.name not in ("optimizer_settings", "seeds", "resume")
-    }
-    own: dict[str, Any] = {name: value for name, value in setting.items() if name in EACH}
-    if "dropout" in setting and options.hidden:
-        own["dropout"] = (setting["dropout"],)
-    own["optimizer_settings"] = tuple(
-        f"{name}={value!r}" for name, value in setting.items() if name not in SWEPT
-    )
-    return Train(**common, **own)
 
 
 class _Work:

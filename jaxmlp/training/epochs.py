@@ -23,6 +23,7 @@ from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import Placement
 from jaxmlp.training.optimizers import with_numbers
+from jaxmlp.training.records import check_convergence, is_better, record_of
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Best, Record, Snapshot, first_snapshot, largest
 from jaxmlp.training.steps import (
@@ -415,45 +416,3 @@ def bucket(n_examples: int) -> int:
     if n_examples > _LARGEST_STEP:
         return -(-n_examples // _LARGEST_STEP) * _LARGEST_STEP
     return max(_SMALLEST_BUCKET, 1 << (n_examples - 1).bit_length())
-
-
-def record_of(
-    epoch: int, figures: Mapping[str, Metrics], of_gradient: Mapping[str, float] | None = None
-) -> Record:
-    """Return the record of an epoch: its number, and the figures of every part by their names."""
-    record: Record = {"epoch": epoch}
-    for name, metrics in figures.items():
-        record[f"{name}_loss"] = metrics.loss
-        if metrics.accuracy is not None:
-            record[f"{name}_accuracy"] = metrics.accuracy
-        if name == "train":
-            record |= of_gradient or {}
-    return record
-
-
-def is_better(monitor: str, value: float, best: float) -> bool:
-    """Tell whether a monitored figure is better than the best so far, or that is NaN."""
-    return bool(np.isnan(best) or (value > best if monitor.endswith("_accuracy") else value < best))
-
-
-def check_convergence(figures: Mapping[str, Metrics], size: float, epoch: str, rate: float) -> None:
-    """Raise where an epoch ended with a loss or a parameter that is not finite.
-
-    The training loss is that before each step: what the last step did shows in the others.
-
-    Args:
-        figures: Those of the epoch.
-        size: The largest absolute parameter.
-        epoch: What to call the epoch.
-        rate: The learning rate.
-
-    Raises:
-        FloatingPointError: With the name of the figure and the epoch.
-    """
-    losses = {f"the {name} loss": metrics.loss for name, metrics in figures.items()}
-    for name, value in (losses | {"a parameter": size}).items():
-        if not np.isfinite(value):
-            raise FloatingPointError(
-                f"training diverged: {name} became {value} in {epoch}; a learning rate below "
-                f"{rate:g} may help"
-            )

@@ -19,11 +19,8 @@ from jaxmlp.training.distributed import Placement, on_host
 from jaxmlp.training.epochs import (
     Pace,
     bucket,
-    check_convergence,
     epoch_order,
     epoch_rates,
-    is_better,
-    record_of,
 )
 from jaxmlp.training.mapped import (
     chosen,
@@ -40,6 +37,7 @@ from jaxmlp.training.members import (
 )
 from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
 from jaxmlp.training.optimizers import with_numbers
+from jaxmlp.training.records import check_convergence, is_better, record_of
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record
 from jaxmlp.training.steps import (
