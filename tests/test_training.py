@@ -572,3 +572,23 @@ def test_training_on_the_gpu_learns_and_agrees_with_its_evaluation(precision):
     expected = oracles.numpy_loss(network.activations, network.loss, fitted.params, x, t, None)
     bound = 1e-4 if precision == "highest" else 1e-2
     assert fitted.history[-1]["all_loss"] == pytest.approx(expected, rel=bound)
+
+
+def test_what_is_compiled_beforehand_is_not_compiled_again():
+    """The programs of an epoch compile in threads before it: a call of each must find them."""
+    names = []
+
+    def listen(event, seconds, **about):
+        if "backend_compile" in event:
+            names.append(about.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        network = Network((4, 11, 3), "tanh")  # which no other test here trains
+        params = jax.tree.map(np.array, init(network, jax.random.key(0)))
+        evaluation = {"validation": (X, T)}
+        fit(network, params, X, T, key=jax.random.key(1), epochs=2, evaluation=evaluation)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    for program in ("take_steps", "chunk_sums", "gradient_figures", "largest"):
+        assert sum(program in str(name) for name in names) == 1, (program, names)

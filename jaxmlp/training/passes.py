@@ -327,10 +327,11 @@ class Pass:
                 of.best_epochs[m] = epoch
         if of.patience is not None:
             self.kept = chosen(better, self._model(), self.kept)
-        else:
-            # So those that stop now keep these.
-            self.kept = chosen(self.live, self._model(), self.kept)
+        before = self.live.copy()
         self._stop(epoch)
+        stopping = before & ~self.live if epoch < of.epochs else before
+        if of.patience is None and stopping.any():
+            self.kept = chosen(stopping, self._model(), self.kept)
 
     def _stop(self, epoch: int) -> None:
         """Let those stop whose patience has run out, or that are not among the best."""
