@@ -5,14 +5,18 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from jaxmlp import Network, fit, fit_ensemble, init, init_members
+from jaxmlp.cli import processes
 from jaxmlp.training.distributed import placement_on
+from jaxmlp.training.epochs import Pace
 
 pytestmark = pytest.mark.slow  # on the default Python alone
 
@@ -54,14 +58,12 @@ def test_eight_devices_train_what_one_does():
     check(started(devices=8), 8)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_train_what_one_does(processes):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    running = [started(number, processes, port) for number in range(processes)]
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_what_one_does(count):
+    port = free_port()
+    running = [started(number, count, port) for number in range(count)]
     try:
-        check(running[0], processes)
+        check(running[0], count)
         for process in running[1:]:
             _, errors = process.communicate(timeout=60)
             assert process.returncode == 0, errors
@@ -182,3 +184,224 @@ def test_the_commands_take_devices(tmp_path):
         assert (result.returncode, result.stderr) == (0, "")
         assert f"device     {arguments[2]} × cpu" in result.stdout
         assert (folder / run / "model.safetensors").is_file()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def commands(count, *arguments, **more):
+    """Start so many processes of one command, as a launcher does."""
+    port = str(free_port())
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "jaxmlp", *map(str, arguments)], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+            env=environment(
+                1, JAX_COORDINATOR_ADDRESS=f"localhost:{port}", JAX_NUM_PROCESSES=str(count),
+                JAX_PROCESS_ID=str(number), JAX_ENABLE_X64="1", **more,
+            ),
+        )
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def ended(running, seconds=60):
+    """Return the status, output and errors of each; no line of the libraries below JAX."""
+    results = []
+    try:
+        for process in running:
+            output, errors = process.communicate(timeout=seconds)
+            lines = [line for line in output.splitlines() if not line.startswith("[Gloo]")]
+            print(errors, file=sys.stderr)  # what JAX says, where a test fails
+            own = [line for line in errors.splitlines() if line.startswith("jaxmlp: ")]
+            results.append((process.returncode, lines, own))
+    finally:
+        for process in running:
+            process.kill()
+    return results
+
+
+SHORT = ("--dtype", "float64", "--hidden", "8", "--no-pictures")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run that one process makes of these options, and the options."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    patience = ("--patience", "40", "--monitor", "test_loss")
+    options = ("train", *SHORT, "--epochs", "40", "--batch-size", "256", *patience)
+    subprocess.run(
+        [sys.executable, "-m", "jaxmlp", *options, "--quiet", "--output", folder],
+        env=environment(1, JAX_ENABLE_X64="1"), check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    return folder, options
+
+
+def check_same_model(run, expected):
+    one, other = (load_file(folder / "model.safetensors") for folder in (run, expected))
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert np.max(np.abs(array - other[name])) <= FLOAT64 * np.max(np.abs(array)), name
+
+
+def test_a_dead_process_ends_the_others_and_the_run_goes_on_in_one(alone, tmp_path):
+    expected, options = alone
+    run = tmp_path / "run"
+    running = commands(2, *options, "--checkpoint-every", "0.1", "--output", run)
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "checkpoints").is_dir():
+            assert time.monotonic() < deadline and running[0].poll() is None
+            time.sleep(0.01)
+    finally:
+        running[1].kill()
+    begin = time.monotonic()
+    (status, lines, errors), (killed, *_) = ended(running)
+    assert time.monotonic() - begin < 60
+    assert (status, killed) == (1, -9)
+    assert "device     2 × cpu (cpu), float64, matmul precision default, 2 processes" in lines
+    assert len(errors) == 1
+    assert "process 0: another of the 2 processes has ended, or cannot be reached" in errors[0]
+    assert not (run / "model.safetensors").exists()
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxmlp", "train", "--resume", "--output", run],
+        env=environment(1, JAX_ENABLE_X64="1"), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\nresumed   after" in result.stdout
+    check_same_model(run, expected)
+
+
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_in_both(alone, tmp_path):
+    expected, options = alone
+    run = tmp_path / "run"
+    running = commands(2, *options, "--output", run)
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").is_file() or not (run / "metrics.jsonl").read_bytes():
+            assert time.monotonic() < deadline and running[0].poll() is None
+            time.sleep(0.01)
+    finally:
+        running[1].terminate()
+    first, second = ended(running)
+    assert (first[0], second[0]) == (143, 143)
+    assert len(first[2]) == 1 and "stopped by SIGTERM, saved; `jaxmlp train" in first[2][0]
+    assert second[1:] == ([], [])  # the first one speaks
+    assert len(list((run / "checkpoints").iterdir())) == 1
+    first, second = ended(commands(2, "train", "--resume", "--output", run))
+    assert (first[0], first[2], second) == (0, [], (0, [], []))
+    assert any(line.startswith("resumed   after") for line in first[1])
+    check_same_model(run, expected)
+
+
+def test_processes_share_a_sweep_and_a_private_run(tmp_path):
+    rates = ("--learning-rate", "0.02", "0.1", "0.3")
+    folders = tmp_path / "one", tmp_path / "two"
+    options = ("sweep", *SHORT, *rates, "--epochs", "2", "--batch-size", "128")
+    subprocess.run(
+        [sys.executable, "-m", "jaxmlp", *options, "--output", folders[0]],
+        env=environment(1, JAX_ENABLE_X64="1"), check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    first, second = ended(commands(2, *options, "--output", folders[1]), 120)
+    assert (first[0], first[2], second) == (0, [], (0, [], []))
+    check_same_model(folders[1] / "best", folders[0] / "best")
+    again, second = ended(commands(2, "sweep", "--resume", "--output", folders[1]), 120)
+    assert (again[0], again[1][-2], second) == (0, first[1][-2], (0, [], []))
+    private = ("--private", "--noise-multiplier", "1", "--clip-norm", "1", "--delta", "1e-5")
+    options = ("train", *SHORT, *private, "--batch-size", "256", "--epochs", "1")
+    first, second = ended(commands(2, *options, "--output", tmp_path / "private"), 120)
+    assert (first[0], first[2], second) == (0, [], (0, [], []))
+    assert "epsilon" in first[1][-1]
+    assert not (tmp_path / "private" / "secret.key").exists()
+
+
+def test_bad_input_of_processes_is_said_once(tmp_path):
+    (tmp_path / "there").touch()
+    first, second = ended(commands(2, "train", "--output", tmp_path), 120)
+    assert (first[:2], second) == ((2, []), (2, [], []))
+    assert len(first[2]) == 1 and "output: expected a new or empty folder" in first[2][0]
+    first, second = ended(commands(2, "sweep", "--devices", "3", "--learning-rate", "0.1"), 120)
+    assert (first[:2], second) == ((2, []), (2, [], []))
+    assert first[2][0].endswith("devices: expected none, or all 2 of the 2 processes, got 3")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID: expected an integer of at least 0"),
+        ({"JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES: expected an integer of at least 1"),
+        (
+            {"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
+            "JAX_NUM_PROCESSES: expected an integer of at least 1 beside the others of "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, got two",
+        ),
+        (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
+            "JAX_PROCESS_ID: expected a number below 2, got 2",
+        ),
+        (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            "JAX_COORDINATOR_ADDRESS: expected HOST:PORT of process 0, got none",
+        ),
+        (
+            {
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": "0",
+                "JAX_COORDINATOR_ADDRESS": "localhost",
+            },
+            "JAX_COORDINATOR_ADDRESS: expected HOST:PORT of process 0, got localhost",
+        ),
+    ],
+)
+def test_processes_that_are_named_by_half_are_bad_input(command, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = command("train")
+    assert result.status == 2
+    assert message in result.errors
+
+
+def test_the_environment_of_a_cluster_is_respected(monkeypatch):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: joined.append(options))
+    assert not processes._join()
+    slurm = {
+        "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[001-002]", "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "0",
+    }  # fmt: skip
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    assert not processes._join()
+    for count, joins in (("1", False), ("2", True)):
+        monkeypatch.setenv("SLURM_NTASKS", count)
+        assert processes._join() == joins
+    assert len(joined) == 1  # JAX reads the rest itself
+    assert "process_id" not in joined[0]
+    monkeypatch.delenv("SLURM_STEP_NODELIST")  # a batch script, not a step of several tasks
+    assert not processes._join()
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "node:1234")
+    assert processes._join()
+    assert joined[-1]["coordinator_address"] == "node:1234"
+    assert (joined[-1]["num_processes"], joined[-1]["process_id"]) == (2, 1)
+
+    def fails(**_):
+        raise RuntimeError("DEADLINE_EXCEEDED: nobody there\nmore")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fails)
+    with pytest.raises(ValueError, match="processes: expected to join the others, got: DEADLINE"):
+        processes._join()
+
+
+def test_pieces_of_an_epoch_are_those_of_the_first_process():
+    """Each process has a clock of its own, and waits for the others in every step."""
+
+    class Agreed:
+        def agreed(self, number):
+            return number + 7
+
+    assert Pace(Agreed()).end(0, 1000) == Pace().end(0, 1000) + 7

@@ -11,6 +11,9 @@ import jax
 from jaxmlp.training.runs import check_writable
 from jaxmlp.validation import check_count
 
+INPUT_ERRORS = (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRuntimeError)
+"""What is raised where an input does not allow what is asked for."""
+
 
 def warn(message: object) -> None:
     """Print a line to standard error, and go on."""
@@ -31,17 +34,24 @@ def bad_input() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
-        fail(_sentence(error), 2)
-    except MemoryError as error:
-        fail(f"out of memory: {error}", 1)
-    except jax.errors.JaxRuntimeError as error:
-        fail(_sentence(error), 1)
+    except INPUT_ERRORS as error:
+        fail(*sentence_and_status(error))
+
+
+def sentence_and_status(error: Exception) -> tuple[str, int]:
+    """Return what `bad_input` says of one of `INPUT_ERRORS`, and the exit status."""
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}", 1
+    return _sentence(error), 1 if isinstance(error, jax.errors.JaxRuntimeError) else 2
 
 
 @contextlib.contextmanager
 def failing_run(device: Any) -> Iterator[None]:
-    """Exit 1 with one sentence where what is done inside fails, though its input was right."""
+    """Exit 1 with one sentence where what is done inside fails, though its input was right.
+
+    Raises:
+        JaxRuntimeError: In one of several processes, which may have lost another.
+    """
     try:
         yield
     except (FloatingPointError, OverflowError, OSError) as error:
@@ -49,6 +59,8 @@ def failing_run(device: Any) -> Iterator[None]:
     except MemoryError as error:
         fail(f"out of memory: {error}", 1)
     except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
+        if jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
         fail(f"{device.device_kind}: {_sentence(error)}", 1)
 
 
@@ -71,7 +83,7 @@ def select_device(choice: str) -> Any:
     if choice == "cpu":  # do not start, nor take the memory of, any other
         jax.config.update("jax_platforms", "cpu")
     try:
-        return jax.devices("gpu" if choice == "gpu" else None)[0]
+        return jax.local_devices(backend="gpu" if choice == "gpu" else None)[0]
     except (RuntimeError, AssertionError) as error:
         if choice == "gpu":
             raise ValueError(
@@ -82,14 +94,28 @@ def select_device(choice: str) -> Any:
         raise ValueError(f"device: JAX cannot start here: {reason[0]}") from error
 
 
-def several_devices(device: Any, number: int) -> list[Any] | None:
+def several_devices(device: Any, number: int | None) -> list[Any] | None:
     """Return so many devices of the kind of this one, or None for it alone.
 
+    Args:
+        device: One of them.
+        number: How many. None is one, or all of several processes.
+
     Raises:
-        ValueError: There are not so many.
+        ValueError: There are not so many, or they are not all of several processes.
     """
-    check_count("devices", number)
-    if number == 1:
+    if number is not None:
+        check_count("devices", number)
+    processes = jax.process_count()
+    if processes > 1:
+        there = jax.devices(device.platform)
+        if number not in (None, len(there)):
+            raise ValueError(
+                f"devices: expected none, or all {len(there)} of the {processes} processes, got "
+                f"{number}"
+            )
+        return there
+    if number is None or number == 1:
         return None
     there = jax.local_devices(backend=device.platform)
     if number > len(there):

@@ -74,9 +74,10 @@ class Common:
     """Of the matrix products: default, high, highest, or a name such as TF32_TF32_F32."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
-    devices: int = 1
-    """On so many of them at once: train gives each a part of every batch, whose size is then a
-    multiple of it, sweep a part of the networks."""
+    devices: int | None = None
+    """On so many of them at once, by default on one, or on all of several processes: train gives
+    each a part of every batch, whose size is then a multiple of it, sweep a part of the
+    networks."""
     output: Path | None = None
     """The run's folder, new or empty; by default runs/<dataset>-<n>."""
     resume: bool = False

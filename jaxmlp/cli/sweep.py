@@ -4,7 +4,6 @@ import dataclasses
 import math
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +24,20 @@ from jaxmlp.cli.console import (
 )
 from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train
 from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
+from jaxmlp.cli.processes import (
+    Ended,
+    bad_input_of_any,
+    is_first,
+    joined_processes,
+    signal_of_any,
+)
 from jaxmlp.cli.space import begun_with, settings_of_sweep, train_options
 from jaxmlp.cli.train import about_run, draw, heading
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, with_mean_outputs
 from jaxmlp.progress import say
 from jaxmlp.training import runs, sweep_folder
+from jaxmlp.training.distributed import shared
 from jaxmlp.training.ensembles import EnsembleFit, Progress, fit_ensemble
 from jaxmlp.training.interruption import Interruption, Stopped
 from jaxmlp.training.members import EACH, init_members, member, member_settings
@@ -51,11 +58,17 @@ _LINES = 20  # of progress, about
 
 def sweep(options: Sweep) -> None:
     """Train every setting with every seed, print and keep what came of them, save the best."""
+    with joined_processes():
+        _sweep(options)
+
+
+def _sweep(options: Sweep) -> None:
     begin = time.perf_counter()
     with bad_input():
+        device = select_device(options.device)
+    with bad_input_of_any():
         if options.compile_cache is not None:
             check_folder("compile_cache", options.compile_cache)
-        device = select_device(options.device)
         devices = several_devices(device, options.devices)
         check_count("seeds", options.seeds)
         settings = begun_with(options) or settings_of_sweep(options)
@@ -64,26 +77,34 @@ def sweep(options: Sweep) -> None:
             work = _Work(options, settings, network, data, devices)
         if options.compile_cache is not None:
             use_compile_cache(options.compile_cache)
+    work.share()
+    if not is_first():
+        options = work.options = dataclasses.replace(options, quiet=True)
     if not options.quiet:
         swept = settings[0]
         shown = dataclasses.replace(train_options(options, swept), seeds=options.seeds)
-        say(heading(shown, network, data, device, swept))
+        say(heading(shown, network, data, device, len(devices or (device,)), swept))
         names = ", ".join(swept).replace("_", " ") or "no number"
         settled = "setting" if len(settings) == 1 else "settings"
         say(f"sweep      {len(settings)} {settled} of {names}, each with every seed")
     try:
-        with Interruption() as interruption, jax.default_device(device), failing_run(device):
+        with (
+            Interruption() as interruption,
+            jax.default_device(device),
+            failing_run(device),
+        ):
             work.run(interruption)
     except Stopped as stopped:
         name = signal.Signals(stopped.signal).name
-        again = f"jaxmlp sweep --output {shlex.quote(str(work.folder))} --resume"
         done = f"after {len(work.trials)} of {work.count} networks, which are saved"
         if not work.trials:
             done = "before any network was done; with --members-per-pass fewer are lost"
-        warn(f"stopped by {name} {done}; `{again}` goes on from there")
-        sys.exit(128 + stopped.signal)
-    with failing_run(device):
-        work.finish(time.perf_counter() - begin)
+        if is_first():
+            warn(f"stopped by {name} {done}; `{work.again()}` goes on from there")
+        raise Ended(128 + stopped.signal) from None
+    if is_first():
+        with failing_run(device):
+            work.finish(time.perf_counter() - begin)
 
 
 class _Work:
@@ -130,7 +151,16 @@ class _Work:
         }
         self.trials: list[Trial] = []
         self._check()
-        self.folder = self._open()
+        self.folder = self._open() if is_first() else Path()
+
+    def share(self) -> None:
+        """Take from the first process, which has opened the folder, what is in it."""
+        opened = self.folder, self.trials, self.members_per_pass
+        self.folder, self.trials, self.members_per_pass = shared(opened)
+
+    def again(self) -> str:
+        """Return the command that goes on with the sweep."""
+        return f"jaxmlp sweep --output {shlex.quote(str(self.folder))} --resume"
 
     def _numbers(self, pairs: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """Return what `fit_ensemble` takes for these members: a name → a number for each."""
@@ -247,8 +277,9 @@ class _Work:
         shown = _Shown(self.options, begun, self.count)
 
         def watch(progress: Progress) -> None:
-            if interruption.signal is not None:
-                raise Stopped(interruption.signal)
+            number = signal_of_any(interruption.signal)
+            if number is not None:
+                raise Stopped(number)
             shown.moved(progress)
 
         fit_ensemble(
@@ -273,7 +304,8 @@ class _Work:
         """Save what came of a pass: the best model first, so that a kill loses nothing."""
         if self.members_per_pass is None:
             self.members_per_pass = fitted.members_per_pass
-            self._write_about(self.folder)
+            if is_first():
+                self._write_about(self.folder)
         new = []
         for m, (number, seed) in enumerate(pairs[: len(fitted.histories)]):
             history, best = fitted.histories[m], fitted.best_epochs[m]
@@ -281,6 +313,8 @@ class _Work:
             record: Record = {} if sentence else history[best - 1]
             new.append(Trial(number, seed, len(history), record, sentence))
         self.trials += new
+        if not is_first():
+            return
         best = self._best()
         if best is not None:
             for m, trial in enumerate(new):

@@ -3,7 +3,6 @@
 import dataclasses
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -25,43 +24,61 @@ from jaxmlp.cli.console import (
 from jaxmlp.cli.options import OF_THE_TRAINING, Train
 from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
 from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
+from jaxmlp.cli.processes import (
+    Ended,
+    bad_input_of_any,
+    is_first,
+    joined_processes,
+    signal_of_any,
+)
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, init, with_mean_outputs
 from jaxmlp.progress import Progress, say
 from jaxmlp.training import runs
 from jaxmlp.training.checkpoints import FOLDER as CHECKPOINTS
 from jaxmlp.training.checkpoints import Checkpoints
+from jaxmlp.training.distributed import own, shared
 from jaxmlp.training.interruption import Interruption, Stopped
 from jaxmlp.training.loop import fit
 from jaxmlp.training.secret import forget_secret, secret_key
 from jaxmlp.training.settings import Settings
-from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot
+from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot, own_snapshot
 from jaxmlp.training.steps import cast
 
 
 def train(options: Train) -> None:
     """Train the networks of all seeds, and save them."""
+    with joined_processes():
+        _train(options)
+
+
+def _train(options: Train) -> None:
     begin = time.perf_counter()
     with bad_input():
+        device = select_device(options.device)
+    with bad_input_of_any():
         if options.compile_cache is not None:
             check_folder("compile_cache", options.compile_cache)
-        device = select_device(options.device)
         devices = several_devices(device, options.devices)
-        if not options.private and options.batch_size % options.devices:
+        n_devices = len(devices or (device,))
+        if not options.private and options.batch_size % n_devices:
             raise ValueError(
-                f"batch_size: expected a multiple of the {options.devices} devices, got "
+                f"batch_size: expected a multiple of the {n_devices} devices, got "
                 f"{options.batch_size}"
             )
         network, data, settings = prepared(options, device)
         about = about_run(options, data)
-        run = _open_run(options, about)
+        run = _open_run(options, about) if is_first() else Path()
         if options.compile_cache is not None:
             use_compile_cache(options.compile_cache)
+    run = shared(run)
+    if not is_first():
+        options = dataclasses.replace(options, quiet=True, pictures=False)
     if not options.quiet:
-        say(heading(options, network, data, device))
+        say(heading(options, network, data, device, n_devices))
         if settings.noise_multiplier is not None:
             say(privacy_line(options, settings.noise_multiplier, len(data.train.targets)))
-    if options.delta is not None and options.delta * len(data.train.targets) >= 1:
+    if is_first() and options.delta is not None and options.delta * len(data.train.targets) >= 1:
         warn(f"delta: {options.delta:g} is not below 1/N: it allows for telling a whole example")
     seeds = range(options.seed, options.seed + options.seeds)
     results = []
@@ -75,11 +92,17 @@ def train(options: Train) -> None:
                 with failing_run(device):
                     results.append(member.run(interruption))
     except Stopped as stopped:
-        name = signal.Signals(stopped.signal).name
-        again = f"jaxmlp train --output {shlex.quote(str(run))} --resume"
-        warn(f"stopped by {name}, saved; `{again}` goes on from there")
-        sys.exit(128 + stopped.signal)
-    _finish(results, run, options, time.perf_counter() - begin)
+        if is_first():
+            name = signal.Signals(stopped.signal).name
+            warn(f"stopped by {name}, saved; `{_resume(run)}` goes on from there")
+        raise Ended(128 + stopped.signal) from None
+    if is_first():
+        _finish(results, run, options, time.perf_counter() - begin)
+
+
+def _resume(run: Path) -> str:
+    """Return the command that goes on with a run."""
+    return f"jaxmlp train --output {shlex.quote(str(run))} --resume"
 
 
 class _Member:
@@ -103,9 +126,8 @@ class _Member:
     def run(self, interruption: Interruption) -> Record:
         """Return the record of the epoch whose parameters are saved."""
         options, network = self.options, self.network
-        if options.resume and (self.folder / runs.MODEL).is_file():
-            forget_secret(self.folder)
-            return self._trained_already()
+        if shared(options.resume and (self.folder / runs.MODEL).is_file()):
+            return self._trained_already() if is_first() else {}
         first_key, order_key = jax.random.split(jax.random.key(self.seed))
         # A CPU's memory that does not suffice is said here, and aborts the process elsewhere.
         params = jax.block_until_ready(init(network, first_key, options.dtype))
@@ -113,15 +135,15 @@ class _Member:
         if self.data.classes is None and network.bias and not options.private:
             params = with_mean_outputs(network, params, *self.data.train[1:])
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, options.keep, options.checkpoint_every)
-        snapshot = self._restored(checkpoints, params)
+        snapshot = shared(self._restored(checkpoints, params) if is_first() else None)
         if options.private:
-            with bad_input():
-                order_key = secret_key(self.folder, begun=snapshot is not None)
+            order_key = self._secret(begun=snapshot is not None)
         steps = steps_an_epoch(options, len(self.data.train.targets))
         mode = "quiet" if options.quiet else "auto"
         with Progress(mode, options.epochs, steps) as show:
 
             def after_epoch(record: Record, snapshot: Snapshot) -> None:
+                snapshot = own_snapshot(snapshot)
                 runs.append_metrics(self.folder, record)
                 if options.keep_epochs and snapshot.epoch % options.keep_epochs == 0:
                     kept = cast(snapshot.state.params, options.dtype)
@@ -130,10 +152,15 @@ class _Member:
 
             def watch(snapshot: Snapshot) -> None:
                 show.moved(snapshot.epoch, snapshot.step)
-                if interruption.signal is not None:
-                    checkpoints.save(snapshot)
-                    raise Stopped(interruption.signal)
-                checkpoints.watch(snapshot)
+                number = signal_of_any(interruption.signal)
+                if is_first():
+                    snapshot = own_snapshot(snapshot)
+                    if number is None:
+                        checkpoints.watch(snapshot)
+                    else:
+                        checkpoints.save(snapshot)
+                if number is not None:
+                    raise Stopped(number)
 
             train, evaluation = self._examples()
             settings = {
@@ -149,32 +176,45 @@ class _Member:
                     key=order_key,
                     scaling=self.data.scaling,
                     evaluation=evaluation,
-                    callbacks=[after_epoch],
+                    callbacks=[after_epoch] if is_first() else [],
                     watch=watch,
                     resume=snapshot,
                     devices=self.devices,
                     **settings,
                 )
             except FloatingPointError as error:
+                if not is_first():  # it says the same
+                    raise Ended(1) from error
                 place = checkpoints.save_last_good()
                 last = f"the last good checkpoint is {place}" if place else "there is no checkpoint"
                 raise FloatingPointError(f"{error}; {last}") from error
-        runs.save_model(self.folder, fitted.params)
-        forget_secret(self.folder)
-        if self.options.pictures:
-            private = self.options.private
-            draw(self.folder, fitted.history, self.network, fitted.params, self.data, private)
+        if is_first():
+            params = own(fitted.params)
+            runs.save_model(self.folder, params)
+            forget_secret(self.folder)
+            if self.options.pictures:
+                private = self.options.private
+                draw(self.folder, fitted.history, self.network, params, self.data, private)
         if fitted.best_epoch != len(fitted.history) and not options.quiet:
             say(f"the best epoch was {fitted.best_epoch}, by {options.monitor}: it is saved")
         return fitted.history[fitted.best_epoch - 1]
 
     def _trained_already(self) -> Record:
         """Return the record of the epoch that the saved model is from."""
+        forget_secret(self.folder)
         if not self.options.quiet:
             say(f"{self.folder} is trained already")
         monitor = self.options.monitor if self.options.patience is not None else None
         with bad_input():
             return runs.saved_record(self.folder, monitor)
+
+    def _secret(self, begun: bool) -> Any:
+        """Return the secret of a private run, which the first process keeps, in every process."""
+        words = None
+        with bad_input():
+            if is_first():
+                words = jax.random.key_data(secret_key(self.folder, begun=begun))
+        return jax.random.wrap_key_data(jax.numpy.asarray(shared(words)), impl="threefry2x32")
 
     def _restored(self, checkpoints: Checkpoints, params: Any) -> Snapshot | None:
         """Return the snapshot to go on from, or None; the folder holds what belongs to it."""
@@ -284,7 +324,12 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
 
 
 def heading(
-    options: Train, network: Network, data: Dataset, device: Any, swept: Collection[str] = ()
+    options: Train,
+    network: Network,
+    data: Dataset,
+    device: Any,
+    n_devices: int,
+    swept: Collection[str] = (),
 ) -> str:
     """Return what is about to happen: device, dtype, precision, data, network, training.
 
@@ -304,14 +349,15 @@ def heading(
     seeds = f"seed {options.seed}"
     if options.seeds > 1:
         seeds = f"seeds {options.seed} to {options.seed + options.seeds - 1}"
-    times = f"{options.devices} × " if options.devices > 1 else ""
+    times = f"{n_devices} × " if n_devices > 1 else ""
+    several = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     rate = f"learning rate {options.learning_rate:g} ({options.schedule})"
     if "learning_rate" in swept:
         rate = f"{options.schedule} schedule"
     return "\n".join(
         (
             f"device     {times}{device.device_kind} ({device.platform}), {options.dtype}, "
-            f"matmul precision {precision}",
+            f"matmul precision {precision}{several}",
             f"data       {data.name}: {listed} examples from {data.source}",
             f"network    {sizes}, {activation}, {network.loss}, "
             f"{network.n_parameters:,} parameters",

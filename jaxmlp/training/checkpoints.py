@@ -246,15 +246,20 @@ class Checkpoints:
 
             # Otherwise it writes lines of its own among ours.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
-            if self.read_only:
-                options = ocp.CheckpointManagerOptions(
-                    read_only=True, create=False, enable_async_checkpointing=False
+            shared: dict[str, Any] = {"enable_async_checkpointing": False}
+            if jax.process_count() > 1:  # of which only this one writes: Orbax waits for no other
+                number = jax.process_index()
+                shared["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+                    primary_host=number, active_processes={number}, barrier_sync_key_prefix="own"
                 )
+            if self.read_only:
+                options = ocp.CheckpointManagerOptions(read_only=True, create=False, **shared)
             else:
                 options = ocp.CheckpointManagerOptions(
                     max_to_keep=self.keep,
-                    enable_async_checkpointing=False,
+                    create=False,  # `save` has made it
                     cleanup_tmp_directories=True,  # what a kill in the middle of a save left
+                    **shared,
                 )
             self._manager = ocp.CheckpointManager(
                 self.folder.absolute(),

@@ -4,6 +4,7 @@ JAX's own partitioner does the rest: what every device has is summed over the de
 a part of stays where it is.
 """
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 class Placement:
     """Where arrays are on a mesh of devices in a row, of any number of processes.
 
-    Every process calls `everywhere` and `in_parts` with the same arrays.
+    Every process calls `everywhere` and `in_parts` with the same arrays, and `agreed` at the same
+    places.
     """
 
     mesh: Mesh
@@ -46,6 +48,16 @@ class Placement:
         """Return the tree with every array's leading axis cut; it divides by the devices."""
         return _put(tree, self.parts)
 
+    def agreed(self, number: Any) -> Any:
+        """Return the first process's number, of this one's type, where several take part.
+
+        What depends on a process's clock or memory must be the same in all, or they wait for one
+        another for ever.
+        """
+        if self.copies.is_fully_addressable:
+            return number
+        return type(number)(gathered(number)[0])
+
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
     """Return the tree in this sharding, also where other processes have devices of it."""
@@ -72,7 +84,7 @@ def placement_on(devices: Sequence[Any] | None) -> Placement | None:
 
     Raises:
         TypeError: Something else.
-        ValueError: No device, one twice, or of several kinds.
+        ValueError: No device, one twice, of several kinds, or of some processes out of more.
     """
     if devices is None:
         return None
@@ -84,6 +96,12 @@ def placement_on(devices: Sequence[Any] | None) -> Placement | None:
             f"devices: expected different ones of one kind, got {len(devices)} of "
             f"{' and '.join(kinds) or 'none'}"
         )
+    owners = {device.process_index for device in devices}
+    if owners != {jax.process_index()} and len(owners) < jax.process_count():
+        raise ValueError(
+            f"devices: expected some of each of the {jax.process_count()} processes, or of this "
+            f"one alone, got those of {len(owners)}"
+        )
     return Placement(Mesh(np.array(devices), ("devices",)))
 
 
@@ -92,10 +110,53 @@ def on_host(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     def fetch(leaf: Any) -> np.ndarray:
+        leaf = own(leaf)
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            if leaf.is_fully_replicated:
-                return np.asarray(leaf.addressable_data(0))
             return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
         return np.asarray(leaf)
 
     return jax.tree.map(fetch, tree)
+
+
+def own(tree: Any) -> Any:
+    """Return the tree with this process's copy of every array that all processes have.
+
+    What one process computes with it alone, the others need not.
+    """
+
+    def copy(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        return leaf.addressable_data(0) if leaf.is_fully_replicated else leaf
+
+    return jax.tree.map(copy, tree)
+
+
+def gathered(number: Any) -> np.ndarray:
+    """Return a number (P,) of each process; every process gives its own, at the same place."""
+    from jax.experimental import multihost_utils
+
+    kind = np.float32 if isinstance(number, float) else np.int32
+    return multihost_utils.process_allgather(np.asarray(number, kind))
+
+
+def shared(value: Any) -> Any:
+    """Return the first process's value in every process; the others' does not count.
+
+    Args:
+        value: What can be pickled; arrays of JAX come back as NumPy's.
+    """
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    content = np.zeros(0, np.uint8)
+    if jax.process_index() == 0:
+        content = np.frombuffer(pickle.dumps(jax.tree.map(_picklable, value)), np.uint8)
+    length = int(gathered(len(content))[0])
+    content = np.resize(content, length) if jax.process_index() == 0 else np.zeros(length, np.uint8)
+    return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes())
+
+
+def _picklable(leaf: Any) -> Any:
+    return np.asarray(own(leaf)) if isinstance(leaf, jax.Array) else leaf

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxmlp.evaluation import checked_examples
 from jaxmlp.network import Network, Parameters, check_members
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.distributed import on_host, placement_on
+from jaxmlp.training.distributed import on_host, own, placement_on
 from jaxmlp.training.loop import check_monitor, prepared_evaluation
 from jaxmlp.training.mapped import taken
 from jaxmlp.training.members import (
@@ -212,7 +212,7 @@ def fit_ensemble(
         # The last pass is filled up: another number of members would be another program.
         ids = np.minimum(np.arange(start, start + size), count - 1)
         which = range(start, min(start + size, count))
-        trained = members.train(taken(params, ids), ids, len(which), watch)
+        trained = own(members.train(taken(params, ids), ids, len(which), watch))
         parts.append(on_host(trained))  # the device's memory is the next pass's
         if finished is not None:
             finished(start, _result(members, trained, which, size))

@@ -59,18 +59,20 @@ Callback = Callable[[Record, Snapshot], None]
 
 
 class Pace:
-    """How many steps take about half a second."""
+    """How many steps take about half a second, the same in every process."""
 
     smallest = 1
 
-    def __init__(self) -> None:
+    def __init__(self, placement: Placement | None = None) -> None:
+        self.placement = placement
         self.per_second = _FIRST_PIECE / _PIECE_SECONDS  # before their speed is known
 
     def end(self, step: int, steps: int) -> int:
         """Return the step of an epoch up to which the next piece goes."""
         size = max(self.smallest, int(self.per_second * _PIECE_SECONDS))
         end = min(steps, step + size)
-        return steps if steps - end <= size // 2 else end  # no crumbs
+        end = steps if steps - end <= size // 2 else end  # no crumbs
+        return end if self.placement is None else self.placement.agreed(end)
 
     def took(self, steps: int, seconds: float) -> None:
         """Note what a piece took."""
@@ -118,7 +120,7 @@ class Training:
         self.regularization = self._placed(settings.regularization(network, self.wide))
         random = settings.private or self.regularization.dropout is not None
         self.key = self._placed(key) if random else None
-        self.pace = Pace()
+        self.pace = Pace(placement)
         self.history: list[Record] = []  # grows: a tuple anew each epoch would be quadratic
 
     def _placed(self, tree: Any) -> Any:

@@ -133,12 +133,14 @@ class Members:
         values *= self.wide.itemsize
         order = self.longest * self.batch_size * 4 if self.key.ndim else 0
         each = tree_bytes(state) + 2 * tree_bytes(state.params) + 4 * tree_bytes(one)
-        devices = sorted(jax.tree.leaves(self.data)[0].devices(), key=lambda device: device.id)
+        data = jax.tree.leaves(self.data)[0]
+        devices = sorted(data.sharding.addressable_devices, key=lambda device: device.id)
         free = free_bytes(devices[0])
         if free is not None and devices[0].platform != "cpu":  # whose devices share one memory
-            free *= len(devices)
+            free *= self.n_devices
         groups = -(-len(self.settings) // group)
-        return group * members_that_fit(groups, group * (each + values + order), free)
+        size = group * members_that_fit(groups, group * (each + values + order), free)
+        return size if self.placement is None else self.placement.agreed(size)
 
     def train(
         self,
@@ -184,7 +186,7 @@ class Pass:
         self.kept: Parameters = params
         self.done: list[tuple[np.ndarray, Parameters]] = []
         self.values = np.full(len(ids), np.nan)
-        self.pace = Pace()
+        self.pace = Pace(members.placement)
         self._settle()
 
     def _settle(self) -> None:
@@ -353,8 +355,11 @@ class Pass:
         live = np.flatnonzero(self.live)
         size = 1 << (len(live) - 1).bit_length()
         size += -size % self.members.n_devices
-        saved = seconds_left * (1 - size / len(self.ids))
-        if size > len(self.ids) / 2 or saved < self.members.compiling:
+        if size > len(self.ids) / 2:
+            return
+        pays = seconds_left * (1 - size / len(self.ids)) >= self.members.compiling
+        placement = self.members.placement
+        if not (pays if placement is None else placement.agreed(pays)):
             return
         stopped = np.flatnonzero(self.real & ~self.live)
         self.done.append((self.ids[stopped], taken(self.kept, stopped)))

@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxmlp.evaluation import Sums
 from jaxmlp.network import Network, Parameters
+from jaxmlp.training.distributed import own
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.steps import TrainingState, no_sums, wide_parameters
@@ -45,6 +46,16 @@ class Snapshot(NamedTuple):
     seconds: float = 0.0
     history: Sequence[Record] = ()
     mechanism: tuple[float, float, float] | None = None
+
+
+def own_snapshot(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with this process's copies of arrays that all processes have."""
+    best = snapshot.best
+    return snapshot._replace(
+        state=own(snapshot.state),
+        progress=own(snapshot.progress),
+        best=best and best._replace(params=own(best.params)),
+    )
 
 
 def first_snapshot(network: Network, params: Parameters, settings: Settings) -> Snapshot:
