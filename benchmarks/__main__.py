@@ -43,7 +43,7 @@ def measured(suite: str, device: str, quick: bool, data_dir: str | None) -> list
             result += new
         return result
     if suite == "ensembles":
-        return ensembles.run(device, quick, report.show)
+        return ensembles.run(device, quick, data_dir, report.show)
     return training.run(suite, device, quick, report.show)
 
 

@@ -25,22 +25,29 @@ EPOCHS = 20
 # Examples, sizes, batch size, members, epochs, the bounds over our own in turn and scikit-learn.
 CASES = {
     "64 of 64-32-10 on digits, B=32": (1437, (64, 32, 10), 32, 64, EPOCHS, "≥ 1.8", "≥ 20"),
-    "16 of 784-64-10, B=32": (12000, (784, 64, 10), 32, 16, 1, "≥ 1.5", ""),
-    "16 of 784-64-10, B=128": (12000, (784, 64, 10), 128, 16, 1, "≥ 1.5", ""),
+    "16 of 784-64-10 on {}, B=32": (12000, (784, 64, 10), 32, 16, 1, "≥ 1.5", ""),
+    "16 of 784-64-10 on {}, B=128": (12000, (784, 64, 10), 128, 16, 1, "≥ 1.5", ""),
 }
 QUICK = {"4 of 64-32-10, B=32": (300, (64, 32, 10), 32, 4, 2, "", "")}
 GROWTH = (1, 4, 16, 64, 256, 1024, 4096)
 EQUAL = 1e-3  # of the largest change of an array, after up to 900 steps in float32
 
 
-def problem(n_examples: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return digits scaled to [0, 1], or random pixels with random labels."""
+def problem(
+    n_examples: int, sizes: tuple[int, ...], data_dir: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return digits or MNIST scaled to [0, 1]; without MNIST's folder random pixels and labels."""
     if sizes[0] == 64:
         from sklearn.datasets import load_digits
 
         digits: Any = load_digits(return_X_y=True)
         x, t = digits
         return (x[:n_examples] / 16).astype(np.float32), t[:n_examples]
+    if data_dir is not None:
+        from jaxmlp.data import load_dataset
+
+        train = load_dataset("mnist", data_dir).train
+        return train.inputs[:n_examples] / np.float32(255), train.targets[:n_examples]
     rng = np.random.default_rng(0)
     return rng.random((n_examples, sizes[0])).astype(np.float32), rng.integers(10, size=n_examples)
 
@@ -50,13 +57,15 @@ def rates(count: int) -> np.ndarray:
     return np.geomspace(0.02, 0.5, count)
 
 
-def run(device: str, quick: bool, show: Show) -> list[Row]:
+def run(device: str, quick: bool, data_dir: str | None, show: Show) -> list[Row]:
     """Return the times at once and in turn, and the networks a second as their number grows."""
     result = []
     for case, (n_examples, sizes, batch_size, count, epochs, bound, over) in (
         QUICK if quick else CASES
     ).items():
-        networks = Networks(n_examples, sizes, batch_size, count, epochs)
+        case = case.format("random pixels" if data_dir is None else "MNIST")
+        data = problem(n_examples, sizes, data_dir)
+        networks = Networks(data, sizes, batch_size, count, epochs)
         wrong = networks.difference()
         times = timed(networks, 1 if quick else 4)
         new = [
@@ -81,14 +90,19 @@ class Networks:
     """Networks of one shape to be trained on the same data, at once or in turn."""
 
     def __init__(
-        self, n_examples: int, sizes: tuple[int, ...], batch_size: int, count: int, epochs: int
+        self,
+        data: tuple[np.ndarray, np.ndarray],
+        sizes: tuple[int, ...],
+        batch_size: int,
+        count: int,
+        epochs: int,
     ) -> None:
         import jax
 
         import jaxmlp
 
         self.network, self.count = jaxmlp.Network(sizes), count
-        self.data = problem(n_examples, sizes)
+        self.data = data
         keys = jax.random.split(jax.random.key(0), count)
         self.params = jaxmlp.init_members(self.network, keys)
         self.own = rates(count)
