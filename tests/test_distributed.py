@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).parent / "spread.py"
 
 
 def environment(devices=1, **more):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     # Compiling takes most of the time.
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
     return {**os.environ, "XLA_FLAGS": flags, **quick, **more}
@@ -102,7 +102,11 @@ fit_ensemble(network, init_members(network, jax.random.split(jax.random.key(0), 
 """
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True,
-        check=True, timeout=300, env=environment(4, JAX_DISABLE_MOST_OPTIMIZATIONS="0"),
+        check=True, timeout=300,
+        env=environment(
+            4, JAX_DISABLE_MOST_OPTIMIZATIONS="0",
+            XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        ),
     )  # fmt: skip
     steps, members = result.stdout.split("=====")
     assert "all-reduce" in steps
