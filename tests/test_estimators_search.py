@@ -28,6 +28,7 @@ from jaxmlp.estimators import sweep as sweeps
 
 pytestmark = [
     pytest.mark.slow,  # compiling takes most of it
+    pytest.mark.usefixtures("compiled_quickly"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
 ]
 
@@ -77,7 +78,9 @@ def assert_same(ours: Any, theirs: Any) -> None:
         if isinstance(mine, Pipeline):
             mine, other = mine[-1], other[-1]
         assert mine.n_iter_ == other.n_iter_
-        np.testing.assert_allclose(mine.loss_curve_, other.loss_curve_, rtol=1e-10)
+        assert hasattr(mine, "loss_curve_") == hasattr(other, "loss_curve_")
+        if hasattr(mine, "loss_curve_"):  # lbfgs has none
+            np.testing.assert_allclose(mine.loss_curve_, other.loss_curve_, rtol=1e-10)
         np.testing.assert_allclose(mine.coefs_[0], other.coefs_[0], rtol=0, atol=1e-10)
 
 
@@ -205,9 +208,9 @@ def test_the_single_fits_are_those_of_the_estimator_alone():
         np.testing.assert_allclose(found.loss_curve_, alone.loss_curve_, rtol=1e-10)
         for mine, other in zip(found.coefs_, alone.coefs_, strict=True):
             np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10)
+        epochs.add(found.n_iter_)
         found.partial_fit(X, Y), alone.partial_fit(X, Y)  # the optimizer's state is there too
         np.testing.assert_allclose(found.coefs_[0], alone.coefs_[0], rtol=0, atol=1e-10)
-        epochs.add(found.n_iter_)
     assert len(kept) == 24 and len(epochs) > 5
 
 
@@ -252,7 +255,7 @@ def test_a_fit_that_diverges_has_the_error_score():
 
 def test_nan_and_settings_that_do_not_go_fail_as_they_do_alone(together):
     holed = X.copy()
-    holed[3] = np.nan
+    holed[[3, 30]] = np.nan  # one in each fold
     with pytest.raises(ValueError, match=r"(?s)All the 4 fits failed.*contains NaN"):
         SweepSearchCV(of(), {"alpha": [1e-3, 1e-1]}, cv=2).fit(holed, Y)
     assert together == [0]
@@ -292,14 +295,14 @@ BAD: dict[str, tuple] = {
     "an unknown parameter": (
         {"param_grid": {"alhpa": [1]}}, {}, ValueError, "Invalid parameter 'alhpa' for estimator",
     ),
-    "an empty list": ({"param_grid": {"alpha": []}}, {}, ValueError, "Parameter grid for parameter"),
+    "an empty list": ({"param_grid": {"alpha": []}}, {}, ValueError, "Parameter grid for param"),
     "no settings": ({"param_grid": []}, {}, ValueError, "No fits were performed"),
     "no grid": ({"param_grid": 3}, {}, ValueError, "The 'param_grid' parameter of SweepSearchCV"),
     "a distribution without n_iter": (
         {"param_grid": {"alpha": loguniform(1e-4, 1)}}, {}, TypeError, "Parameter grid for param",
     ),
     "n_iter": ({"n_iter": 0}, {}, ValueError, "The 'n_iter' parameter of SweepSearchCV must be"),
-    "one fold": ({"cv": 1}, {}, ValueError, "k-fold cross-validation requires at least one"),
+    "one fold": ({"cv": 1}, {}, ValueError, "The 'cv' parameter of SweepSearchCV must be"),
     "scoring": ({"scoring": "nope"}, {}, ValueError, "The 'scoring' parameter of SweepSearchCV"),
     "refit of several": (
         {"scoring": ["accuracy", "r2"]}, {}, ValueError, "For multi-metric scoring, the parameter",

@@ -22,7 +22,7 @@ from jaxmlp.evaluation import padded
 from jaxmlp.training.epochs import bucket
 from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
 
-_CACHE = 2**21  # bytes of the fits side by side on one core: about what stays near it
+_CACHE = 2**22  # bytes of the fits side by side on one core: about what stays near it
 
 
 class Examples(NamedTuple):
