@@ -97,7 +97,8 @@ def test_a_member_is_the_estimator_alone(name, monkeypatch):
 
 def test_the_members_stop_by_themselves():
     estimator = CASES["stops at different epochs"][0]
-    epochs = [one.n_iter_ for one in clone(estimator).fit(X, Y).estimators_]
+    model: Any = clone(estimator)
+    epochs = [one.n_iter_ for one in model.fit(X, Y).estimators_]
     assert len(set(epochs)) > 1 and max(epochs) < 300
 
 
@@ -113,7 +114,8 @@ def test_it_is_pickled_cloned_and_fitted_again():
     model = of().fit(X, Y)
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
-    assert clone(model).n_ensembles == 3 and not hasattr(clone(model), "estimators_")
+    copy: Any = clone(model)
+    assert copy.n_ensembles == 3 and not hasattr(copy, "estimators_")
     model.set_params(n_ensembles=1).fit(X, Y)
     assert not hasattr(model, "estimators_") and model.per_example_loss(X, Y).shape == (150,)
     single = of(n_ensembles=1).fit(X, Y)

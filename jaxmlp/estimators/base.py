@@ -71,8 +71,8 @@ class BaseMLP(Stochastic):
         """Fit an ensemble; it has the fitted attributes of its first member."""
         members = fitted_members(self, X, y, sample_weight, validation)
         parameters = self.get_params(deep=False)
-        for name in set(vars(self)) - set(parameters):
-            delattr(self, name)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)  # what an earlier fit left; scikit-learn has some of its own beside
         own = {k: value for k, value in vars(members[0]).items() if k not in parameters}
         vars(self).update(own)
         self.estimators_ = members

@@ -40,9 +40,10 @@ def fitted_members(
             )
     rng = check_random_state(estimator.random_state)
     seeds = rng.randint(np.iinfo(np.int32).max, size=estimator.n_ensembles)
-    single: Any = clone(estimator).set_params(n_ensembles=1)
-    members = [clone(single).set_params(random_state=int(seed)) for seed in seeds]
-    if validation is not None or not goes_together(single):
+    members: list[Any] = [clone(estimator) for _ in seeds]
+    for member, seed in zip(members, seeds, strict=True):
+        member.set_params(n_ensembles=1, random_state=int(seed))
+    if validation is not None or not goes_together(members[0]):
         names = "X_val", "y_val", "sample_weight_val"
         others = dict(zip(names, validation or (None, None, None), strict=True))
         return [member.fit(X, y, sample_weight, **others) for member in members]

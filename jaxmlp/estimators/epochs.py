@@ -205,9 +205,8 @@ def run_side_by_side(
     """
     shared = {"epochs": None, "steps": None}
     run = partial(run_epoch, network, solver=solver, batch_size=batch_size, columns=True)
-    each = jax.vmap(
-        run, (0, Batch(None, 0, 0), 0, {name: shared.get(name, 0) for name in numbers}, 0, 0)
-    )
+    own: Any = Batch(None, 0, 0)  # pyright: ignore
+    each = jax.vmap(run, (0, own, 0, {name: shared.get(name, 0) for name in numbers}, 0, 0))
 
     def epoch(carry: Any) -> Any:
         progress, losses, number = carry

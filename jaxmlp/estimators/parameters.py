@@ -82,6 +82,7 @@ class Parameterized(BaseEstimator):
     validation_scores_: Any
     best_validation_score_: Any
     best_loss_: float | None
+    epsilon_spent_: float
 
     # What a subclass knows.
 

@@ -109,9 +109,9 @@ class SweepSearchCV(GridSearchCV):
         if get_config()["enable_metadata_routing"] or y is None:
             return super().fit(X, y, **params)  # in turn
         X, y = indexable(X, y)
-        folds = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        given: Any = self.estimator, self.cv
+        folds: Any = check_cv(given[1], y, classifier=is_classifier(self.estimator))
         splits = list(folds.split(X, y, params.get("groups")))
-        given = self.estimator, self.cv
         self._sweep = Sweep(self.estimator, splits, X, y, params)
         try:
             self.estimator, self.cv = self._sweep.stand_in(), splits
@@ -126,7 +126,7 @@ class SweepSearchCV(GridSearchCV):
             self.scorer_ = check_scoring(self.estimator)
         return self
 
-    def _run_search(self, evaluate_candidates: Any) -> None:
+    def _run_search(self, evaluate_candidates: Any) -> None:  # pyright: ignore
         """Train what goes together, then have scikit-learn go through all settings."""
         candidates: Iterable[dict[str, Any]]
         if self.n_iter is None:

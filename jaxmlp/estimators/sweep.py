@@ -35,7 +35,7 @@ class Sweep:
         if isinstance(estimator, Pipeline):
             weight = f"{estimator.steps[-1][0]}__{weight}"
         self.weight = weight
-        self.fits: list[tuple[Any, Fit] | None] = []
+        self.fits = []
         self.seconds = np.zeros((0, len(splits)))
         self.programs: dict[tuple, Program] = {}
         self.asked = 0
@@ -51,7 +51,8 @@ class Sweep:
             MemoryError: There is no room for a fit.
         """
         n_splits = len(self.splits)
-        self.fits, self.asked = [None] * (len(candidates) * n_splits), 0
+        self.fits: list[tuple[Any, Fit] | None] = [None] * (len(candidates) * n_splits)
+        self.asked = 0
         estimators = [self._with(candidate) for candidate in candidates]
         blocks = Blocks(self.X)
         for split, (rows, _) in enumerate(self.splits):
@@ -71,7 +72,9 @@ class Sweep:
         self.seconds = np.reshape(shares, (len(candidates), n_splits))
 
     def _with(self, candidate: dict[str, Any]) -> Any:
-        return clone(self.estimator).set_params(**clone(candidate, safe=False))
+        estimator: Any = clone(self.estimator)
+        values: Any = clone(candidate, safe=False)
+        return estimator.set_params(**values)
 
     def _prepared(
         self,
@@ -192,4 +195,5 @@ class Blocks:
 
 def checked_inputs(estimator: Any, X: Any) -> np.ndarray:
     """Return inputs (N, D) as an estimator computes with them."""
-    return dense(check_array(X, accept_sparse=["csr", "csc"], dtype=estimator._data_dtype()))
+    kinds: Any = ["csr", "csc"]
+    return dense(check_array(X, accept_sparse=kinds, dtype=estimator._data_dtype()))
