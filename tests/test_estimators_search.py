@@ -24,6 +24,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from jaxmlp import MLPClassifier, MLPRegressor, SweepSearchCV
+from jaxmlp.estimators import slots
 from jaxmlp.estimators import sweep as sweeps
 
 pytestmark = [
@@ -166,6 +167,31 @@ def test_what_is_found_is_what_scikit_learn_finds(name, together):
     assert ours.score(inputs, targets) == pytest.approx(theirs.score(inputs, targets), rel=1e-9)
 
 
+def test_folds_may_be_masks_and_count_from_the_end():
+    first = np.arange(150) % 2 == 0
+    folds = [(first, ~first), (np.flatnonzero(~first) - 150, np.flatnonzero(first) - 150)]
+    grid = {"alpha": [1e-3, 1e-1]}
+    ours = SweepSearchCV(of(), grid, cv=folds).fit(X, Y)
+    assert_same(ours, GridSearchCV(of(), grid, cv=folds).fit(X, Y))
+    assert ours.cv is folds
+
+
+def test_ctrl_c_ends_the_search(monkeypatch):
+    right, calls = slots.run_side_by_side, []
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return right(*args, **options)
+
+    monkeypatch.setattr(slots, "run_side_by_side", interrupted)
+    search = SweepSearchCV(of(), {"alpha": np.logspace(-4, 0, 30)}, cv=2)
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(X, Y)
+    assert len(calls) < 20 and not hasattr(search, "cv_results_")
+
+
 def test_the_data_frames_keep_their_names():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(X, columns=list("abcd"))
@@ -277,7 +303,7 @@ def test_a_failure_of_the_training_itself_is_raised(monkeypatch):
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr("jaxmlp.estimators.slots.run_side_by_side", broken)
+    monkeypatch.setattr(slots, "run_side_by_side", broken)
     search = SweepSearchCV(of(), {"alpha": [1e-3, 1e-1]}, cv=2)
     with pytest.raises(RuntimeError, match="out of order"):
         search.fit(X, Y)

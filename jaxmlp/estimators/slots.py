@@ -64,7 +64,7 @@ class Program(NamedTuple):
         working += wide * batch * (sizes[0] + 4 * sum(sizes[1:]))
         own = inputs * (wide + targets.nbytes // len(targets)) + 4 * order * epochs
         each = working + 2 * tree_bytes(of.progress) + 2 * own
-        device = default_device()
+        device = device_of(fits[0])
         most, count = members_that_fit(len(fits), each, free_bytes(device)), cores(device)
         if device.platform == "cpu":
             most = min(max(1, most // count), max(1, _CACHE // working))
@@ -88,10 +88,10 @@ def blocks_of(fits: Sequence[Any]) -> dict[int, np.ndarray]:
     return {id(fit.examples.block): fit.examples.block for fit in fits}
 
 
-def default_device() -> Any:
-    """Return the device that this thread computes on."""
-    device: Any = jax.config.jax_default_device  # pyright: ignore
-    return jax.devices()[0] if device is None else device
+def device_of(fit: Any) -> Any:
+    """Return the device that a fit is computed on."""
+    chosen = fit.estimator.device
+    return jax.devices(None if chosen == "auto" else chosen)[0]
 
 
 def cores(device: Any) -> int:
@@ -117,7 +117,7 @@ class Workers:
 
     def run(self) -> None:
         """Train all."""
-        count = min(cores(default_device()), -(-self.n_fits // self.program.slots))
+        count = min(cores(device_of(self.first)), -(-self.n_fits // self.program.slots))
         if count == 1:
             return self.work()
         with ThreadPoolExecutor(count) as pool:
@@ -132,12 +132,16 @@ class Workers:
     def work(self) -> None:
         """Train fits until none waits."""
         slots: list[Any] = [None] * self.program.slots
-        with self.first.estimator._computing(self.first.training.dtype):
-            while not self.stopped:
-                slots = [self._next() if fit is None else fit for fit in slots]
-                if not any(slots):
-                    return
-                slots = self._advanced(slots)
+        try:
+            with self.first.estimator._computing(self.first.training.dtype):
+                while not self.stopped:
+                    slots = [self._next() if fit is None else fit for fit in slots]
+                    if not any(slots):
+                        return
+                    slots = self._advanced(slots)
+        except BaseException:
+            self.stopped = True  # the others too
+            raise
 
     def _next(self) -> Any:
         try:

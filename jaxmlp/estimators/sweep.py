@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_array
-from sklearn.utils.validation import _check_method_params
+from sklearn.utils.validation import _check_method_params, _num_samples
 
 from jaxmlp.estimators.classifier import MLPClassifier
 from jaxmlp.estimators.parameters import dense
@@ -55,7 +55,9 @@ class Sweep:
         self.asked = 0
         estimators = [self._with(candidate) for candidate in candidates]
         blocks = Blocks(self.X)
+        every = np.arange(_num_samples(self.X))
         for split, (rows, _) in enumerate(self.splits):
+            rows = every[rows]  # numbers also of a mask, and counted from 0
             X, y = _safe_indexing(self.X, rows), _safe_indexing(self.y, rows)
             params: Any = _check_method_params(self.X, self.params, indices=rows)
             transformed: dict[tuple, Any] = {}
