@@ -36,6 +36,8 @@ ROWS = [
     ("MNIST (128,), 20 epochs, float64", "mnist64", False, 2.2),
     ("digits, GridSearchCV, 6 settings, 5 folds", "search", False, 2.4),
     ('the same with our dtype="float32"', "search32", False, None),
+    ("the same search by our SweepSearchCV", "sweep", False, 3.0),
+    ('the same with our dtype="float32"', "sweep32", False, None),
 ]
 SEEDS = 5
 
@@ -64,7 +66,7 @@ def work(who: str, task: str, data_dir: str | None) -> dict[str, Any]:
         models = [Classifier(random_state=seed).fit(train_x, train_y) for seed in range(SEEDS)]
         return {"accuracy": [float(model.score(test_x, test_y)) for model in models]}
     ours: dict[str, Any] = {}
-    if who == "ours" and task in ("second32", "search32"):
+    if who == "ours" and task in ("second32", "search32", "sweep32"):
         ours = {"dtype": "float32"}
     model = Classifier(random_state=0, **ours)
     if task.startswith("second"):
@@ -78,9 +80,12 @@ def work(who: str, task: str, data_dir: str | None) -> dict[str, Any]:
         dtype = np.float32 if task == "mnist32" else np.float64
         x, y = train.inputs.astype(dtype) / 255, train.targets
         model = Classifier((128,), max_iter=20, random_state=0)
-    if task.startswith("search"):
+    if task.startswith(("search", "sweep")):
+        search: Any = GridSearchCV
+        if who == "ours" and task.startswith("sweep"):
+            from jaxmlp import SweepSearchCV as search  # noqa: N813
         grid = {"alpha": [1e-4, 1e-2, 1.0], "learning_rate_init": [1e-3, 1e-2]}
-        model = GridSearchCV(model, grid, cv=5)
+        model = search(model, grid, cv=5)
     begin = time.perf_counter()
     model.fit(x, y)
     return {"seconds": time.perf_counter() - begin}

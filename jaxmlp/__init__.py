@@ -51,14 +51,14 @@ from jaxmlp.uncertainty import (
 from jaxmlp.verification.checks import check_gradients
 
 if TYPE_CHECKING:
-    from jaxmlp.estimators import MLPClassifier, MLPRegressor
+    from jaxmlp.estimators import MLPClassifier, MLPRegressor, SweepSearchCV
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Load the estimators, and with them scikit-learn, where they are asked for (PEP 562)."""
-    if name in ("MLPClassifier", "MLPRegressor"):
+    if name in ("MLPClassifier", "MLPRegressor", "SweepSearchCV"):
         from jaxmlp import estimators
 
         return getattr(estimators, name)
@@ -79,6 +79,7 @@ __all__ = [
     "Network",
     "NoiseScale",
     "Scaling",
+    "SweepSearchCV",
     "Trace",
     "__version__",
     "backward",

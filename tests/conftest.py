@@ -40,6 +40,15 @@ def getkey(request: pytest.FixtureRequest) -> Callable[[], jax.Array]:
 
 
 @pytest.fixture
+def compiled_quickly() -> Iterator[None]:
+    """Programs are compiled in less time, and take longer to run."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
 def strict_promotion() -> Iterator[None]:
     """Operands of different dtypes raise: for tests of our mathematics (optax mixes them)."""
     with jax.numpy_dtype_promotion("strict"):

@@ -2,5 +2,6 @@
 
 from jaxmlp.estimators.classifier import MLPClassifier
 from jaxmlp.estimators.regressor import MLPRegressor
+from jaxmlp.estimators.search import SweepSearchCV
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor", "SweepSearchCV"]

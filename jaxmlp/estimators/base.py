@@ -13,17 +13,19 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxmlp.activations import ACTIVATIONS
+from jaxmlp.estimators.ensembles import fitted_members
+from jaxmlp.estimators.lbfgs import Packed
 from jaxmlp.estimators.parameters import checked_weights, dense, weights_of
-from jaxmlp.estimators.solvers import (
-    Packed,
-)
-from jaxmlp.estimators.stochastic import OptimizerState, Stochastic
+from jaxmlp.estimators.stochastic import Stochastic
+from jaxmlp.estimators.training import OptimizerState
 from jaxmlp.evaluation import predictions
 from jaxmlp.influence import influence, self_influence
 
 
 class BaseMLP(Stochastic):
     """The fitting and the outputs of an estimator; its subclasses encode the targets."""
+
+    estimators_: list[Any]
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -49,6 +51,44 @@ class BaseMLP(Stochastic):
         validation: tuple[Any, Any, Any] | None = None,
     ) -> Any:
         self._validate_params()
+        if self.n_ensembles > 1:
+            return self._fit_members(X, y, sample_weight, validation)
+        vars(self).pop("estimators_", None)
+        X, encoded, sample_weight, rng = self._begun(X, y, sample_weight, incremental)
+        with self._computing(X.dtype, fitting=True):
+            if validation is not None:
+                if self.solver == "lbfgs":
+                    raise ValueError("X_val: expected None with the solver lbfgs, got a set")
+                validation = self._checked_validation(X.dtype, *validation)
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(X, encoded, sample_weight)
+            else:
+                self._fit_stochastic(X, encoded, sample_weight, rng, incremental, validation)
+        self._check_finite()
+        return self
+
+    def _fit_members(self, X: Any, y: Any, sample_weight: Any, validation: Any) -> Any:
+        """Fit an ensemble; it has the fitted attributes of its first member."""
+        members = fitted_members(self, X, y, sample_weight, validation)
+        parameters = self.get_params(deep=False)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)  # what an earlier fit left; scikit-learn has some of its own beside
+        own = {k: value for k, value in vars(members[0]).items() if k not in parameters}
+        vars(self).update(own)
+        self.estimators_ = members
+        return self
+
+    def _begun(
+        self, X: Any, y: Any, sample_weight: Any, incremental: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, Any, np.random.RandomState]:
+        """Check everything, draw the first weights where it is a first fit, and make all dense.
+
+        Returns:
+            X, the targets (N, K) encoded, the weights or None, and what draws further.
+
+        Raises:
+            ValueError: What does not fit.
+        """
         hidden = self._hidden()
         self._check_settings(hidden, incremental)
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
@@ -63,25 +103,18 @@ class BaseMLP(Stochastic):
         rng = check_random_state(self.random_state)
         dtype = X.dtype if first_pass else self.coefs_[0].dtype
         X = dense(X).astype(dtype, copy=False)
-        with self._computing(dtype, fitting=True):
-            if validation is not None:
-                if self.solver == "lbfgs":
-                    raise ValueError("X_val: expected None with the solver lbfgs, got a set")
-                validation = self._checked_validation(dtype, *validation)
-            for name in ("epsilon_spent_", "loss_"):
-                vars(self).pop(name, None)
-            if first_pass:
-                self._initialize([X.shape[1], *hidden, encoded.shape[1]], dtype, rng)
-            if self.solver == "lbfgs":
-                self._fit_lbfgs(X, encoded, sample_weight)
-            else:
-                self._fit_stochastic(X, encoded, sample_weight, rng, incremental, validation)
+        for name in ("epsilon_spent_", "loss_"):
+            vars(self).pop(name, None)
+        if first_pass:
+            self._initialize([X.shape[1], *hidden, encoded.shape[1]], dtype, rng)
+        return X, encoded, sample_weight, rng
+
+    def _check_finite(self) -> None:
         if not all(np.isfinite(array).all() for array in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed."
             )
-        return self
 
     def _check_settings(self, hidden: list[int], incremental: bool) -> None:
         """Raise ValueError where settings do not go together."""
@@ -186,8 +219,10 @@ class BaseMLP(Stochastic):
         check_is_fitted(self)
         dtype = self.coefs_[0].dtype
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
+        X, members = dense(X), getattr(self, "estimators_", [self])
         with self._computing(dtype):
-            return np.asarray(predictions(self._network(), self._params(), dense(X)))
+            outputs = [predictions(one._network(), one._params(), X) for one in members]
+            return np.asarray(outputs[0]) if len(members) == 1 else np.mean(outputs, axis=0)
 
     def per_example_loss(self, X: Any, y: Any) -> np.ndarray:
         """Return the loss of each example (N,), without the penalty on the weights.
@@ -259,6 +294,11 @@ class BaseMLP(Stochastic):
 
     def _fitted_examples(self, X: Any, y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self)
+        if hasattr(self, "estimators_"):
+            raise ValueError(
+                f"n_ensembles: expected 1 for the losses and gradients of a network, got "
+                f"{len(self.estimators_)}: ask one of estimators_"
+            )
         dtype = self.coefs_[0].dtype
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
         encoded = self._encoded_targets(y, dtype, name)

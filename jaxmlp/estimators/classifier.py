@@ -60,6 +60,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             the expected size, and they and the noise do not depend on `random_state`.
         clip_norm: The norm that each example's gradient is clipped to, in private training.
         delta: δ of private training; `epsilon_spent_` is its ε.
+        n_ensembles: How many networks, with first weights, permutations and dropout of their own,
+            are trained together; their probabilities are averaged.
 
     Attributes:
         classes_: The class labels.
@@ -69,6 +71,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         loss_curve_: The loss of every epoch.
         validation_loss_curve_: The validation set's, without the penalty; None without one.
         n_iter_: How many epochs were run.
+        estimators_: The members of an ensemble, each a fitted estimator of one network, with an
+            integer `random_state` that fits it again alone. What stands above is then the first's.
 
     Example:
         >>> import numpy as np
@@ -119,6 +123,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         noise_multiplier: float | None = None,
         clip_norm: float | None = None,
         delta: float = 1e-5,
+        n_ensembles: int = 1,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -151,6 +156,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         self.noise_multiplier = noise_multiplier
         self.clip_norm = clip_norm
         self.delta = delta
+        self.n_ensembles = n_ensembles
 
     def fit(
         self,

@@ -13,9 +13,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 from jaxmlp.activations import ACTIVATIONS
-from jaxmlp.estimators.solvers import (
-    reported_losses,
-)
+from jaxmlp.estimators.epochs import reported_losses
 from jaxmlp.evaluation import padded_batch
 from jaxmlp.gradients import logits
 from jaxmlp.losses import LOSSES
@@ -36,6 +34,7 @@ CONSTRAINTS: dict[str, list] = {
     "noise_multiplier": [None, Interval(numbers.Real, 0.2, 1e6, closed="both")],
     "clip_norm": [None, Interval(numbers.Real, 0, None, closed="neither")],
     "delta": [Interval(numbers.Real, 1e-12, 1, closed="left")],
+    "n_ensembles": [Interval(numbers.Integral, 1, None, closed="left")],
 }
 
 
@@ -73,6 +72,7 @@ class Parameterized(BaseEstimator):
     noise_multiplier: float | None
     clip_norm: float | None
     delta: float
+    n_ensembles: int
 
     n_outputs_: int
     coefs_: list[np.ndarray]
@@ -82,6 +82,7 @@ class Parameterized(BaseEstimator):
     validation_scores_: Any
     best_validation_score_: Any
     best_loss_: float | None
+    epsilon_spent_: float
 
     # What a subclass knows.
 
@@ -193,9 +194,11 @@ def _example_losses(network: Network, params: Parameters, inputs: Any, targets: 
 
 
 def partially_fits(estimator: Any) -> bool:
-    """Tell whether the estimator has `partial_fit`: its solver goes through batches."""
+    """Tell whether the estimator has `partial_fit`: one network, a solver that takes batches."""
     if estimator.solver == "lbfgs":
         raise AttributeError("partial_fit is only available for stochastic solvers, not lbfgs")
+    if estimator.n_ensembles != 1:
+        raise AttributeError("partial_fit is only available for one network, n_ensembles=1")
     return True
 
 

@@ -52,6 +52,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         noise_multiplier: See there.
         clip_norm: See there.
         delta: See there.
+        n_ensembles: See there; their expected values are averaged.
 
     Example:
         >>> import numpy as np
@@ -103,6 +104,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         noise_multiplier: float | None = None,
         clip_norm: float | None = None,
         delta: float = 1e-5,
+        n_ensembles: int = 1,
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -134,6 +136,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         self.noise_multiplier = noise_multiplier
         self.clip_norm = clip_norm
         self.delta = delta
+        self.n_ensembles = n_ensembles
 
     def fit(
         self,

@@ -4,7 +4,6 @@ The order of random draws is scikit-learn's (initial weights, validation split, 
 epoch), so that with the same `random_state` both go through the same batches from the same weights.
 """
 
-import secrets
 import warnings
 from typing import Any
 
@@ -15,28 +14,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import validate_data
 
+from jaxmlp.estimators.epochs import Progress, epochs_at_once, padded_orders, run_epochs
 from jaxmlp.estimators.parameters import Parameterized, checked_weights, dense, weights_of
-from jaxmlp.estimators.solvers import (
-    Progress,
-    Solver,
-    epochs_at_once,
-    padded_orders,
-    run_epochs,
-)
+from jaxmlp.estimators.training import OptimizerState, Training, prepared
 from jaxmlp.evaluation import padded_batch, predictions
 from jaxmlp.network import Network, Parameters
-from jaxmlp.privacy import epsilon, padded_size, poisson_batches
 from jaxmlp.training.epochs import bucket
-from jaxmlp.training.steps import Privacy, Regularization
 
 _SMALLEST_RATE = 1e-6  # "adaptive" stops below it
-
-
-class OptimizerState:
-    """Where a stochastic solver stands, in NumPy arrays: `partial_fit` goes on from it."""
-
-    def __init__(self, solver: Solver, learning_rate: float, state: Any) -> None:
-        self.solver, self.learning_rate, self.state, self.steps = solver, learning_rate, state, 0
 
 
 class Stochastic(Parameterized):
@@ -86,150 +71,104 @@ class Stochastic(Parameterized):
         incremental: bool,
         validation: tuple | None,
     ) -> None:
-        if not hasattr(self, "loss_curve_") or (
-            self.early_stopping and self.validation_scores_ is None
-        ):  # a warm start after another solver, or with early stopping where there was none
-            self._reset_curves()
+        self._resume_curves()
         if self.early_stopping and validation is None:
             (X, encoded, weights), validation = self._split(X, encoded, weights, rng)
-        n_examples, private = len(X), self.noise_multiplier is not None
-        batch_size = self._batch_size(n_examples)
-        solver = Solver(self.solver, bool(self.nesterovs_momentum))
-        network, params = self._network(), jax.device_put(self._params())
-        if (
-            not incremental
-            or getattr(self, "_optimizer", None) is None
-            or (self._optimizer.solver != solver)
-        ):
-            rate = float(self.learning_rate_init)
-            self._optimizer = OptimizerState(solver, rate, solver.init(params))
-        optimizer = self._optimizer
-        dtype = X.dtype
-
-        def number(value: Any) -> Any:
-            return np.asarray(value, dtype)
-
-        rates = self._dropout_rates(list(network.sizes[1:-1]))
-        smoothing = getattr(self, "label_smoothing", 0)
-        steps = -(-n_examples // batch_size)
-        limit = 1 if incremental else self.max_iter
-        sampling = batch_size / n_examples
-        privacy, padding = None, batch_size
-        if self.noise_multiplier is not None:
-            privacy = Privacy(
-                number(self.clip_norm), number(self.noise_multiplier), number(batch_size)
-            )
-            padding = padded_size(n_examples, sampling, limit * steps)
-            self.epsilon_spent_ = epsilon(
-                float(self.noise_multiplier), sampling, limit * steps, float(self.delta)
-            )
-        regularization = Regularization(
-            label_smoothing=number(smoothing) if smoothing else None,
-            dropout=(None, *(number(rate) if rate else None for rate in rates))
-            if any(rates)
-            else None,
-            privacy=privacy,
-        )
-        key = None
-        if private:  # known to nobody: whoever knew the noise could subtract it
-            words = np.frombuffer(secrets.token_bytes(8), np.uint32)
-            key = jax.random.wrap_key_data(jax.device_put(words), impl="threefry2x32")
-        elif regularization.dropout is not None:
-            key = jax.random.key(int(rng.randint(2**31 - 1)))
-        sampler = np.random.default_rng() if private else None
-        rows = bucket(n_examples)
-        examples = jax.device_put(
-            padded_batch(X, self._targets(encoded), weights_of(weights, X), rows)
-        )
-        rows = -(-rows // batch_size) * padding
-        watching = self.verbose or validation is not None or self.learning_rate != "constant"
-        at_once = 1 if incremental or watching else epochs_at_once(rows)
-        watched = not self.early_stopping and not private
-        constants = {
-            "steps": np.int32(steps),
-            "n_examples": number(n_examples),
-            "tol": number(self.tol),
-            "patience": number(self.n_iter_no_change if watched else np.inf),
-            "alpha": number(self.alpha),
-            "momentum": number(self.momentum),
-            "beta_1": number(self.beta_1),
-            "beta_2": number(self.beta_2),
-            "epsilon": number(self.epsilon),
-        }
-        best = self.best_loss_ if self.best_loss_ is not None else np.inf
-        progress = jax.device_put(
-            Progress(
-                params,
-                optimizer.state,
-                np.int32(optimizer.steps),
-                number(best),
-                np.int32(self._no_improvement_count),
-            )
-        )
-        order = np.arange(n_examples)
-        self.n_iter_ = 0
+        training = prepared(self, len(X), X.dtype, rng, incremental)
+        examples = X, self._targets(encoded), weights_of(weights, X)
         stopped = False
         try:
-            while self.n_iter_ < limit and not stopped:
-                count = min(at_once, limit - self.n_iter_)
-                orders, states = [], []
-                for _ in range(count):
-                    if sampler is not None:
-                        drawn = poisson_batches(sampler, n_examples, sampling, steps, padding)
-                        orders.append(drawn.reshape(-1))
-                    else:
-                        order = order[rng.permutation(n_examples)] if self.shuffle else order
-                        orders.append(order)
-                        states.append(rng.get_state() if count > 1 else None)
-                moved, losses, ran = run_epochs(
-                    network,
-                    progress,
-                    examples,
-                    padded_orders(orders, rows, at_once),
-                    constants
-                    | {
-                        "learning_rate": number(optimizer.learning_rate),
-                        "epochs": np.int32(count),
-                    },
-                    regularization,
-                    key,
-                    solver=solver,
-                    batch_size=padding,
-                )
-                ran = int(ran)  # where Ctrl-C is seen: what was under way does not count
-                progress = moved
-                if ran < count:  # as if the other permutations had not been drawn
-                    rng.set_state(states[ran - 1])
-                    order = orders[ran - 1]
-                if not private:
-                    self._record(np.asarray(losses)[:ran].tolist())
-                else:
-                    self.n_iter_ += ran
-                self.t_ += n_examples * ran
-                if watched:
-                    self._no_improvement_count = int(progress.idle)
-                    self.best_loss_ = float(progress.best_loss)
-                if validation is not None and self._validated(network, progress.params, validation):
-                    self._best = jax.device_get(progress.params)
-                if self.learning_rate == "invscaling" and self.solver == "sgd":
-                    decay = (self.t_ + 1) ** self.power_t
-                    optimizer.learning_rate = float(self.learning_rate_init) / decay
-                if self._no_improvement_count > self.n_iter_no_change:
-                    stopped = self._stops(optimizer)
-                    if not stopped:
-                        self._no_improvement_count = 0
-                        progress = progress._replace(idle=jax.device_put(np.int32(0)))
-            if not stopped and not incremental and not private:
-                warnings.warn(
-                    f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
-                    "optimization hasn't converged yet.",
-                    ConvergenceWarning,
-                    stacklevel=4,
-                )
+            stopped = self._trained(training, examples, incremental, validation)
+            if not stopped and not incremental and training.sampler is None:
+                warnings.warn(self._no_convergence(), stacklevel=4)
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
-        optimizer.state = jax.device_get(progress.optimizer_state)
-        optimizer.steps = int(progress.steps)
+        self._finish(training.progress)
+
+    def _resume_curves(self) -> None:
+        """Begin the curves where there are none yet, also for a warm start.
+
+        It may come after another solver, or with early stopping where there was none.
+        """
+        if not hasattr(self, "loss_curve_") or (
+            self.early_stopping and self.validation_scores_ is None
+        ):
+            self._reset_curves()
+
+    def _trained(
+        self,
+        training: Training,
+        examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+        incremental: bool,
+        validation: tuple | None,
+    ) -> bool:
+        """Run the epochs, and tell whether they were stopped before the limit."""
+        optimizer = self._optimizer
+        watched = not self.early_stopping and training.sampler is None
+        on_device = jax.device_put(padded_batch(*examples, bucket(training.n_examples)))
+        training.progress = jax.device_put(training.progress)
+        rows = training.rows(training.n_examples)
+        watching = self.verbose or validation is not None or self.learning_rate != "constant"
+        at_once = 1 if incremental or watching else epochs_at_once(rows)
+        while self.n_iter_ < training.limit:
+            count = min(at_once, training.limit - self.n_iter_)
+            orders, states = training.drawn(count)
+            numbers = training.numbers | {
+                "learning_rate": np.asarray(optimizer.learning_rate, training.dtype),
+                "steps": np.int32(training.steps),
+                "epochs": np.int32(count),
+            }
+            moved, losses, ran = run_epochs(
+                training.network,
+                training.progress,
+                on_device,
+                padded_orders(orders, rows, at_once),
+                numbers,
+                training.regularization,
+                training.key,
+                solver=training.solver,
+                batch_size=training.padding,
+            )
+            ran = int(ran)  # where Ctrl-C is seen: what was under way does not count
+            training.progress = moved
+            if ran < count:
+                training.rewind(orders[ran - 1], states[ran - 1])
+            self._count(training, np.asarray(losses)[:ran].tolist())
+            params = training.progress.params
+            if watched:
+                self._no_improvement_count = int(training.progress.idle)
+                self.best_loss_ = float(training.progress.best_loss)
+            if validation is not None and self._validated(training.network, params, validation):
+                self._best = jax.device_get(params)
+            if self.learning_rate == "invscaling" and self.solver == "sgd":
+                decay = (self.t_ + 1) ** self.power_t
+                optimizer.learning_rate = float(self.learning_rate_init) / decay
+            if self._no_improvement_count > self.n_iter_no_change:
+                if self._stops(optimizer):
+                    return True
+                self._no_improvement_count = 0
+                idle = jax.device_put(np.int32(0))
+                training.progress = training.progress._replace(idle=idle)
+        return False
+
+    def _count(self, training: Training, losses: list[float]) -> None:
+        """Count epochs that were run, and record their losses where those are no secret."""
+        if training.sampler is None:
+            self._record(losses)
+        else:
+            self.n_iter_ += len(losses)
+        self.t_ += training.n_examples * len(losses)
+
+    def _no_convergence(self) -> ConvergenceWarning:
+        return ConvergenceWarning(
+            f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
+            "optimization hasn't converged yet."
+        )
+
+    def _finish(self, progress: Progress) -> None:
+        """Keep what was reached."""
+        self._optimizer.state = jax.device_get(progress.optimizer_state)
+        self._optimizer.steps = int(progress.steps)
         best_params = getattr(self, "_best", None) if self.early_stopping else None
         self._keep(progress.params if best_params is None else best_params)
 
