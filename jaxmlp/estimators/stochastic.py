@@ -26,7 +26,7 @@ from jaxmlp.estimators.solvers import (
 from jaxmlp.evaluation import padded_batch, predictions
 from jaxmlp.network import Network, Parameters
 from jaxmlp.privacy import epsilon, padded_size, poisson_batches
-from jaxmlp.training.epochs import bucket
+from jaxmlp.training.orders import bucket
 from jaxmlp.training.steps import Privacy, Regularization
 
 _SMALLEST_RATE = 1e-6  # "adaptive" stops below it

@@ -4,7 +4,7 @@ JAX's own partitioner does the rest: what every device has is summed over the de
 a part of stays where it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,23 @@ class Placement:
     def in_parts(self, tree: Any) -> Any:
         """Return the tree with every array's leading axis cut; it divides by the devices."""
         return _put(tree, self.parts)
+
+    def batches(self, numbers: np.ndarray, read: Callable[[np.ndarray], Any]) -> Any:
+        """Return batches of which every device has a part: each process reads those of its own.
+
+        Args:
+            numbers: (k, B) numbers of examples; B divides by the devices.
+            read: Returns a tree of arrays (k, b, …) for numbers (k, b).
+        """
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, "devices"))
+        places = sharding.addressable_devices_indices_map(numbers.shape)
+        parts = [jax.device_put(read(numbers[place]), device) for device, place in places.items()]
+
+        def whole(*leaves: Any) -> Any:
+            shape = (*numbers.shape, *leaves[0].shape[2:])
+            return jax.make_array_from_single_device_arrays(shape, sharding, list(leaves))
+
+        return jax.tree.map(whole, *parts)
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:

@@ -1,0 +1,418 @@
+"""Inputs that stay where they are stored, and are read by the numbers of their rows.
+
+An array in a file .npy, or uncompressed in a file .npz, is mapped into memory. What is read is let
+go of at once, so that memory depends on how much is asked for, not on the file. Or the rows are the
+records of a sequence, such as a `data_source` of tensorflow-datasets.
+"""
+
+import dataclasses
+import math
+import mmap
+import os
+import struct
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxmlp.data.archives import (
+    Header,
+    check_inputs,
+    open_member,
+    opened_archive,
+    read_header,
+)
+from jaxmlp.data.contents import input_dtype, listed
+
+_CHUNK_BYTES = 2**23
+_MAPPED_BYTES = 2**24  # of a file, at a time
+_AROUND = 2**16  # the kernel maps up to so much around what is read
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip file's member: signature, two lengths
+
+
+class Rows(Protocol):
+    """N rows of D real numbers that can be read in any order.
+
+    Attributes:
+        name: What messages call them.
+        shape: Of the rows as they are stored: (N, D) or (N, rows, columns).
+        dtype: In which dtype they are given: uint8, float32 or float64.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield some of the rows until all with these numbers (n,) were there.
+
+        Args:
+            numbers: The rows' numbers.
+
+        Yields:
+            Places (m,) within `numbers`, and their rows (m, D).
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredInputs:
+    """Inputs (N, D) that are read when they are asked for.
+
+    `fit` takes them in the place of an array. `inputs[numbers]` are some of them, not read either;
+    `rows` reads.
+
+    Attributes:
+        stored: The rows as they are stored.
+        numbers: (N,), which of the rows these inputs are, or None for all.
+    """
+
+    stored: Rows
+    numbers: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call them."""
+        return self.stored.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and D."""
+        n_rows = self.stored.shape[0] if self.numbers is None else len(self.numbers)
+        return n_rows, math.prod(self.stored.shape[1:])
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """(rows, columns) where each row is an image."""
+        shape = self.stored.shape
+        return (shape[1], shape[2]) if len(shape) == 3 else None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """In which dtype they are read: uint8, float32 or float64."""
+        return self.stored.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes they would be in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, numbers: np.ndarray) -> "StoredInputs":
+        return StoredInputs(self.stored, self._stored_numbers(numbers))
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the inputs (n, D) with these numbers (n,), checked to be finite.
+
+        Args:
+            numbers: Within 0 … N − 1, in any order.
+
+        Returns:
+            They, in their `dtype`.
+
+        Raises:
+            ValueError: One of them is NaN or infinite.
+            OSError: They cannot be read any more.
+        """
+        result = np.empty((len(numbers), self.shape[1]), self.dtype)
+        for places, rows in self.pieces(numbers):
+            self.check_finite(rows, numbers[places])
+            result[places] = rows
+        return result
+
+    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield some of the inputs until all with these numbers (n,) were there; none is checked.
+
+        Args:
+            numbers: Within 0 … N − 1, in any order.
+
+        Yields:
+            Places (m,) within `numbers`, and their inputs (m, D).
+
+        Raises:
+            OSError: They cannot be read any more.
+        """
+        return self.stored.pieces(self._stored_numbers(numbers))
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yield all the inputs in their order as chunks (n, D) of some megabytes; none is checked.
+
+        Raises:
+            OSError: They cannot be read any more.
+        """
+        n_rows, width = self.shape
+        step = max(1, _CHUNK_BYTES // (width * self.dtype.itemsize))
+        for start in range(0, n_rows, step):
+            numbers = np.arange(start, min(start + step, n_rows))
+            chunk = np.empty((len(numbers), width), self.dtype)
+            for places, rows in self.pieces(numbers):
+                chunk[places] = rows
+            yield chunk
+
+    def check_finite(self, rows: np.ndarray, numbers: np.ndarray) -> None:
+        """Raise ValueError with the first of some inputs (n, D) that is not finite.
+
+        Args:
+            rows: They.
+            numbers: Their numbers (n,).
+
+        Raises:
+            ValueError: It names the row as it is stored.
+        """
+        if rows.dtype.kind in "ui" or (finite := np.isfinite(rows)).all():
+            return
+        wrong = self._stored_numbers(numbers)
+        row = int(np.argmin(np.where(finite.all(axis=1), wrong.max() + 1, wrong)))
+        column = int(np.argmin(finite[row]))
+        raise ValueError(
+            f"{self.name}: expected finite inputs, got {rows[row, column]} at [{wrong[row]}, "
+            f"{column}]"
+        )
+
+    def _stored_numbers(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers if self.numbers is None else self.numbers[numbers]
+
+
+# ------------------------------------------------------------------------------- files of arrays
+
+
+def open_stored(path: str | os.PathLike[str]) -> StoredInputs:
+    """Return the inputs of a file, which stay there.
+
+    Args:
+        path: A file .npy of an array (N, D), or of images (N, rows, columns); or a file .npz with
+            such an array `inputs`, as `numpy.savez` writes it.
+
+    Returns:
+        The inputs: uint8 and float32 as they are, other integers and floats in float32 or float64.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged, compressed, in Fortran's order or of another kind.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = pathlib.Path(folder.name, "inputs.npy")
+        >>> np.save(path, np.arange(12.0).reshape(4, 3))
+        >>> inputs = open_stored(path)
+        >>> inputs.shape, inputs.rows(np.array([3, 0]))
+        ((4, 3), array([[ 9., 10., 11.],
+               [ 0.,  1.,  2.]]))
+        >>> folder.cleanup()
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return StoredInputs(_mapped_array(path))
+    if suffix == ".npz":
+        return StoredInputs(_mapped_member(path))
+    raise ValueError(f"{path}: expected a file .npz or .npy")
+
+
+def _mapped_array(path: Path) -> "MappedRows":
+    try:
+        with path.open("rb") as stream:
+            header = read_header(path, "the file", stream, path.stat().st_size)
+            return _mapped(path, header, stream.tell())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise type(error)(f"{path}: expected a readable .npy file, got: {reason}") from error
+
+
+def _mapped_member(path: Path) -> "MappedRows":
+    with opened_archive(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if "inputs" not in names:
+            raise ValueError(f"{path}: expected an array 'inputs', got {listed(names)}")
+        info = archive.getinfo("inputs.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(
+                f"{path}: expected uncompressed inputs, which can be read where they are, got "
+                "compressed ones: write them by numpy.savez, or a folder of .npy files"
+            )
+        stream, header = open_member(path, archive, "inputs")
+        with stream:
+            before = stream.tell()
+        with path.open("rb") as file:
+            file.seek(info.header_offset)
+            local = file.read(_LOCAL_HEADER.size)
+        if len(local) < _LOCAL_HEADER.size or local[:4] != b"PK\3\4":
+            raise zipfile.BadZipFile("no header where the inputs begin")
+        _, name, extra = _LOCAL_HEADER.unpack(local)
+        return _mapped(path, header, info.header_offset + len(local) + name + extra + before)
+
+
+def _mapped(path: Path, header: Header, offset: int) -> "MappedRows":
+    check_inputs(path, header)
+    if header.fortran_order:
+        raise ValueError(
+            f"{path}: expected inputs row after row, got them in Fortran's order, column after "
+            "column: write numpy.ascontiguousarray of them"
+        )
+    return MappedRows(path, header, offset)
+
+
+class MappedRows:
+    """The rows of an array in a file, mapped into memory.
+
+    Args:
+        path: The file.
+        header: The array's header: in C's order, of real numbers.
+        offset: Where in the file the array begins.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+
+    def __init__(self, path: Path, header: Header, offset: int) -> None:
+        self.name, self.shape = str(path), header.shape
+        self.dtype = input_dtype(header.dtype)
+        self._offset, self._end = offset, offset + header.nbytes
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), self._end, access=mmap.ACCESS_READ)
+        flat = np.frombuffer(self._map, header.dtype, math.prod(header.shape), offset)
+        self._array = flat.reshape(header.shape[0], -1)
+        self._row_bytes = header.nbytes // header.shape[0]
+        # Rows near each other share what is mapped, rows far apart have it for themselves.
+        self._near = max(1, _MAPPED_BYTES // self._row_bytes)
+        self._apart = max(1, _MAPPED_BYTES // (self._row_bytes + _AROUND))
+
+    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows by rising numbers, of which no more than 16 MiB are mapped at a time.
+
+        Args:
+            numbers: The rows' numbers.
+
+        Yields:
+            Places (m,) within `numbers`, and their rows (m, D).
+
+        Raises:
+            OSError: The file has become shorter. (Where it does so while a row is being read, the
+                system ends the process.)
+        """
+        order = np.argsort(numbers, kind="stable")
+        rising = numbers[order]
+        start = 0
+        while start < len(rising):
+            near = int(np.searchsorted(rising, rising[start] + self._near))
+            end = min(len(rising), max(near, start + self._apart))
+            if (size := self._map.size()) < self._end:
+                raise OSError(
+                    f"{self.name}: expected {self._end} bytes, as when it was opened, got {size}"
+                )
+            rows = self._array[rising[start:end]].astype(self.dtype, copy=False)
+            self._let_go(int(rising[start]), int(rising[end - 1]) + 1)
+            yield order[start:end], rows
+            start = end
+
+    def _let_go(self, first: int, end: int) -> None:
+        """Unmap the pages of some rows: they stay in the system's cache, not in this process."""
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        begin = (self._offset + first * self._row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = self._offset + end * self._row_bytes - begin
+        self._map.madvise(mmap.MADV_DONTNEED, begin, length)
+
+
+# ----------------------------------------------------------------------------------- records
+
+
+def stored_records(records: Sequence[Any], inputs: str = "image") -> StoredInputs:
+    """Return the inputs of a sequence of records, each of which is read when it is asked for.
+
+    Args:
+        records: Anything with a length whose items, by their numbers, are mappings: such as
+            `tfds.data_source(…)["train"]`. Several threads read it.
+        inputs: Under which key an item has its inputs: an array of any shape, the same in all.
+
+    Returns:
+        The inputs, flattened: uint8 as they are, other integers and floats in float32 or float64.
+
+    Raises:
+        TypeError: There is no sequence of mappings.
+        ValueError: There is no record, or none of real numbers under the key.
+
+    Example:
+        >>> inputs = stored_records([{"x": [1.0, 2.0]}, {"x": [3.0, 4.0]}], "x")
+        >>> inputs.rows(np.array([1]))
+        array([[3., 4.]])
+    """
+    return StoredInputs(RecordRows(records, inputs))
+
+
+class RecordRows:
+    """The inputs of records, each a row.
+
+    Args:
+        records: The records.
+        key: Under which key each has its inputs.
+
+    Raises:
+        TypeError: They are no sequence of mappings.
+        ValueError: There is none, or it has no real numbers there.
+    """
+
+    def __init__(self, records: Sequence[Any], key: str) -> None:
+        if not (hasattr(records, "__len__") and hasattr(records, "__getitem__")):
+            raise TypeError(
+                f"records: expected a sequence with a length, got {type(records).__name__}"
+            )
+        if len(records) == 0:
+            raise ValueError("records: expected at least one, got none")
+        self.name, self._records, self._key = f"records[…][{key!r}]", records, key
+        first = self._inputs_of(0)
+        if first.dtype.kind not in "biuf" or first.size == 0:
+            raise ValueError(
+                f"records[0][{key!r}]: expected real numbers, got {first.dtype} of shape "
+                f"{first.shape}"
+            )
+        # Images of one channel are images.
+        self._shape, squeezed = first.shape, first.shape
+        if first.ndim == 3 and first.shape[2] == 1:
+            squeezed = first.shape[:2]
+        one = squeezed if len(squeezed) == 2 else (first.size,)
+        self.shape: tuple[int, ...] = (len(records), *one)
+        self._stored_dtype = first.dtype
+        self.dtype = input_dtype(first.dtype)
+
+    def _inputs_of(self, number: int) -> np.ndarray:
+        try:
+            return np.asarray(self._records[number][self._key])
+        except (TypeError, KeyError, IndexError) as error:
+            raise TypeError(
+                f"records[{number}]: expected a mapping with {self._key!r}, got "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows by rising numbers, some at a time.
+
+        Args:
+            numbers: The rows' numbers.
+
+        Yields:
+            Places (m,) within `numbers`, and their rows (m, D).
+
+        Raises:
+            ValueError: A record is of another shape or dtype than the first.
+        """
+        order = np.argsort(numbers, kind="stable")
+        width = math.prod(self.shape[1:])
+        step = max(1, _CHUNK_BYTES // (width * self.dtype.itemsize))
+        for start in range(0, len(order), step):
+            places = order[start : start + step]
+            rows = np.empty((len(places), width), self.dtype)
+            for place, number in enumerate(numbers[places].tolist()):
+                one = self._inputs_of(number)
+                if one.shape != self._shape or one.dtype != self._stored_dtype:
+                    raise ValueError(
+                        f"records[{number}][{self._key!r}]: expected {self._stored_dtype} of shape "
+                        f"{self._shape}, as in the first, got {one.dtype} of {one.shape}"
+                    )
+                rows[place] = one.reshape(-1)
+            yield places, rows
