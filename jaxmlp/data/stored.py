@@ -1,15 +1,17 @@
 """Inputs that stay where they are stored, and are read by the numbers of their rows.
 
-An array in a file .npy, or uncompressed in a file .npz, is mapped into memory. What is read is let
-go of at once, so that memory depends on how much is asked for, not on the file. Or the rows are the
-records of a sequence, such as a `data_source` of tensorflow-datasets.
+They are rows of an array in a file .npy, or uncompressed in a file .npz; or the records of a
+sequence, such as a `data_source` of tensorflow-datasets. Files are read, not mapped into memory: one
+that is cut off while it is used is an error in a sentence, not the end of the process, and memory
+holds what is asked for and nothing around it.
 """
 
 import dataclasses
 import math
-import mmap
 import os
 import struct
+import time
+import weakref
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,8 +29,9 @@ from jaxmlp.data.archives import (
 from jaxmlp.data.contents import input_dtype, listed
 
 _CHUNK_BYTES = 2**23
-_MAPPED_BYTES = 2**24  # of a file, at a time
-_AROUND = 2**16  # the kernel maps up to so much around what is read
+_MOST_ROWS = 2048  # at a time
+_NEAR = 2**13  # bytes from row to row, within which all between them is read as fast
+_CACHED_SECONDS = 1e-5  # a row takes no longer where the system has it in memory
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip file's member: signature, two lengths
 
 
@@ -208,23 +211,23 @@ def open_stored(path: str | os.PathLike[str]) -> StoredInputs:
     path = Path(path).expanduser()
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return StoredInputs(_mapped_array(path))
+        return StoredInputs(_array_rows(path))
     if suffix == ".npz":
-        return StoredInputs(_mapped_member(path))
+        return StoredInputs(_member_rows(path))
     raise ValueError(f"{path}: expected a file .npz or .npy")
 
 
-def _mapped_array(path: Path) -> "MappedRows":
+def _array_rows(path: Path) -> "FileRows":
     try:
         with path.open("rb") as stream:
             header = read_header(path, "the file", stream, path.stat().st_size)
-            return _mapped(path, header, stream.tell())
+            return _file_rows(path, header, stream.tell())
     except OSError as error:
         reason = error.strerror or str(error)
         raise type(error)(f"{path}: expected a readable .npy file, got: {reason}") from error
 
 
-def _mapped_member(path: Path) -> "MappedRows":
+def _member_rows(path: Path) -> "FileRows":
     with opened_archive(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if "inputs" not in names:
@@ -244,21 +247,21 @@ def _mapped_member(path: Path) -> "MappedRows":
         if len(local) < _LOCAL_HEADER.size or local[:4] != b"PK\3\4":
             raise zipfile.BadZipFile("no header where the inputs begin")
         _, name, extra = _LOCAL_HEADER.unpack(local)
-        return _mapped(path, header, info.header_offset + len(local) + name + extra + before)
+        return _file_rows(path, header, info.header_offset + len(local) + name + extra + before)
 
 
-def _mapped(path: Path, header: Header, offset: int) -> "MappedRows":
+def _file_rows(path: Path, header: Header, offset: int) -> "FileRows":
     check_inputs(path, header)
     if header.fortran_order:
         raise ValueError(
             f"{path}: expected inputs row after row, got them in Fortran's order, column after "
             "column: write numpy.ascontiguousarray of them"
         )
-    return MappedRows(path, header, offset)
+    return FileRows(path, header, offset)
 
 
-class MappedRows:
-    """The rows of an array in a file, mapped into memory.
+class FileRows:
+    """The rows of an array in a file, read where they are.
 
     Args:
         path: The file.
@@ -272,18 +275,14 @@ class MappedRows:
     def __init__(self, path: Path, header: Header, offset: int) -> None:
         self.name, self.shape = str(path), header.shape
         self.dtype = input_dtype(header.dtype)
-        self._offset, self._end = offset, offset + header.nbytes
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), self._end, access=mmap.ACCESS_READ)
-        flat = np.frombuffer(self._map, header.dtype, math.prod(header.shape), offset)
-        self._array = flat.reshape(header.shape[0], -1)
+        self._stored_dtype, self._offset = header.dtype, offset
         self._row_bytes = header.nbytes // header.shape[0]
-        # Rows near each other share what is mapped, rows far apart have it for themselves.
-        self._near = max(1, _MAPPED_BYTES // self._row_bytes)
-        self._apart = max(1, _MAPPED_BYTES // (self._row_bytes + _AROUND))
+        self._at_once = max(1, min(_MOST_ROWS, _CHUNK_BYTES // self._row_bytes))
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
 
     def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield rows by rising numbers, of which no more than 16 MiB are mapped at a time.
+        """Yield rows by rising numbers, some at a time.
 
         Args:
             numbers: The rows' numbers.
@@ -292,31 +291,59 @@ class MappedRows:
             Places (m,) within `numbers`, and their rows (m, D).
 
         Raises:
-            OSError: The file has become shorter. (Where it does so while a row is being read, the
-                system ends the process.)
+            OSError: They cannot be read, or the file has become shorter.
         """
         order = np.argsort(numbers, kind="stable")
-        rising = numbers[order]
-        start = 0
-        while start < len(rising):
-            near = int(np.searchsorted(rising, rising[start] + self._near))
-            end = min(len(rising), max(near, start + self._apart))
-            if (size := self._map.size()) < self._end:
-                raise OSError(
-                    f"{self.name}: expected {self._end} bytes, as when it was opened, got {size}"
-                )
-            rows = self._array[rising[start:end]].astype(self.dtype, copy=False)
-            self._let_go(int(rising[start]), int(rising[end - 1]) + 1)
-            yield order[start:end], rows
-            start = end
+        slow = False
+        for start in range(0, len(order), self._at_once):
+            places = order[start : start + self._at_once]
+            rising = numbers[places].astype(np.int64)
+            begin = time.perf_counter()
+            if (rising[-1] - rising[0] + 1) * self._row_bytes <= len(places) * _NEAR:
+                first = int(rising[0])
+                stored = self._array(self._read(first, int(rising[-1]) - first + 1))
+                rows = stored[rising - first]
+            else:
+                rows = self._array(self._read_apart(rising.tolist(), advised=slow))
+            slow = time.perf_counter() - begin > len(places) * _CACHED_SECONDS
+            yield places, rows.astype(self.dtype, copy=False)
 
-    def _let_go(self, first: int, end: int) -> None:
-        """Unmap the pages of some rows: they stay in the system's cache, not in this process."""
-        if not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        begin = (self._offset + first * self._row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        length = self._offset + end * self._row_bytes - begin
-        self._map.madvise(mmap.MADV_DONTNEED, begin, length)
+    def _array(self, content: bytes) -> np.ndarray:
+        """Return the rows that some bytes are."""
+        return np.frombuffer(content, self._stored_dtype).reshape(-1, math.prod(self.shape[1:]))
+
+    def _read_apart(self, numbers: list[int], advised: bool) -> bytes:
+        """Return the bytes of rows that are far apart.
+
+        Where the rows before came from a disk, it is `advised` of all of them first, so that it
+        looks for them together.
+        """
+        size, offset = self._row_bytes, self._offset
+        if advised and hasattr(os, "posix_fadvise"):
+            for number in numbers:
+                where = offset + number * size
+                os.posix_fadvise(self._file, where, size, os.POSIX_FADV_WILLNEED)
+        pread, file = os.pread, self._file  # of every row: a look-up is part of what it takes
+        content = b"".join([pread(file, size, offset + number * size) for number in numbers])
+        if len(content) < len(numbers) * size:
+            for number in numbers:
+                self._read(number, 1)  # says which one is missing
+        return content
+
+    def _read(self, number: int, count: int) -> bytes:
+        """Return the bytes of rows next to each other."""
+        size, where = count * self._row_bytes, self._offset + number * self._row_bytes
+        parts = []
+        while size > 0:
+            part = os.pread(self._file, size, where)
+            if not part:
+                raise OSError(
+                    f"{self.name}: expected {self.shape[0]} rows, as when it was opened, got a "
+                    f"file that ends before row {(where - self._offset) // self._row_bytes}"
+                )
+            parts.append(part)
+            size, where = size - len(part), where + len(part)
+        return b"".join(parts)
 
 
 # ----------------------------------------------------------------------------------- records
