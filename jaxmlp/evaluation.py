@@ -121,7 +121,7 @@ def scaled_weights(weights: np.ndarray) -> np.ndarray:
 def checked_targets(
     network: Network, targets: np.ndarray, counted: np.ndarray, dtype: DTypeLike
 ) -> np.ndarray:
-    """Return int32 classes, or numbers in `dtype`; what is not counted has the target of one that is.
+    """Return int32 classes, or numbers in `dtype`; what is not counted becomes what is.
 
     Raises:
         ValueError: A class is outside 0 … K − 1, or a number not finite, among those counted.
@@ -164,7 +164,7 @@ def padded(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """Return zeros that begin at a multiple of 64 bytes: JAX takes them over on a CPU as they are."""
+    """Return zeros from a multiple of 64 bytes on: JAX takes them over on a CPU as they are."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     memory = np.zeros(size + _ALIGNMENT, np.uint8)

@@ -16,6 +16,7 @@ import jaxmlp
 from jaxmlp.cli.console import (
     bad_input,
     check_folder,
+    fail,
     failing_run,
     select_device,
     several_devices,
@@ -25,7 +26,9 @@ from jaxmlp.cli.console import (
 from jaxmlp.cli.options import OF_THE_TRAINING, Train
 from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
 from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
-from jaxmlp.data import Dataset
+from jaxmlp.data import Dataset, Examples
+from jaxmlp.data.splits import read, subset
+from jaxmlp.data.stored import StoredInputs
 from jaxmlp.network import Network, init, with_mean_outputs
 from jaxmlp.progress import Progress, say
 from jaxmlp.training import runs
@@ -37,6 +40,8 @@ from jaxmlp.training.secret import forget_secret, secret_key
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot
 from jaxmlp.training.steps import cast
+
+_PICTURED = 10_000  # of training examples that are not in memory
 
 
 def train(options: Train) -> None:
@@ -155,6 +160,8 @@ class _Member:
                     devices=self.devices,
                     **settings,
                 )
+            except ValueError as error:  # inputs that have changed while they were read
+                fail(error, 1)
             except FloatingPointError as error:
                 place = checkpoints.save_last_good()
                 last = f"the last good checkpoint is {place}" if place else "there is no checkpoint"
@@ -221,6 +228,8 @@ def draw(
         name, part = "training", data.train
         if data.validation is not None:
             name, part = "validation", data.validation
+        else:
+            part = first_of(part)
     draw_run(
         folder,
         history,
@@ -232,6 +241,13 @@ def draw(
         data.scaling,
         part=name,
     )
+
+
+def first_of(part: Examples) -> Examples:
+    """Return the first of examples whose inputs are stored, as many as a picture tells apart."""
+    if not isinstance(part.inputs, StoredInputs):
+        return part
+    return read(subset(part, np.arange(min(len(part.targets), _PICTURED))))
 
 
 def about_run(options: Train, data: Dataset) -> dict[str, Any]:
@@ -270,7 +286,8 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
         if saved is not None:
             expected = runs.as_json(about["training"])
             for option, value in expected.items():
-                if saved.get(option) != value:
+                # Streamed or not makes no difference but in memory and time.
+                if option != "stream" and saved.get(option) != value:
                     raise ValueError(
                         f"{option}: expected {saved.get(option)}, with which {options.output} was "
                         f"begun, got {value}"

@@ -14,7 +14,6 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy_format
 
-
 _PIECE = 2**20
 
 
@@ -218,9 +217,7 @@ def read_content(path: Path, name: str, stream: IO[bytes], header: Header) -> np
         EOFError: The stream ends before.
     """
     try:
-        array = np.empty(
-            header.shape[::-1] if header.fortran_order else header.shape, header.dtype
-        )
+        array = np.empty(header.shape[::-1] if header.fortran_order else header.shape, header.dtype)
     except (MemoryError, ValueError) as error:
         raise ValueError(
             f"{path}: expected {name} to fit into memory, got {header.dtype} of shape "

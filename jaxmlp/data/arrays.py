@@ -27,13 +27,12 @@ _ARRAYS = _REQUIRED + _OPTIONAL
 
 
 def read_archive(path: str | os.PathLike[str], stream: bool = False) -> Contents:
-    """Return what a file .npz holds, or a folder of files .npy.
+    """Return what a file .npz holds.
 
     Args:
-        path: The file or folder, with the arrays `inputs` (N, D), or images (N, rows, columns), and `targets`
+        path: The file, with the arrays `inputs` (N, D), or images (N, rows, columns), and `targets`
             (N,) or (N, K); and if it has them `sample_weight` (N,), and `split` (N,) of "train",
-            "validation" and "test" or of 0, 1 and 2. Others are passed over. In a folder they are
-            inputs.npy, targets.npy and so on.
+            "validation" and "test" or of 0, 1 and 2. Others are passed over.
         stream: Whether the inputs stay unread, as `StoredInputs`.
 
     Returns:
@@ -46,20 +45,34 @@ def read_archive(path: str | os.PathLike[str], stream: bool = False) -> Contents
             order.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path, stream)
     with opened_archive(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         _check_names(path, names)
         arrays: dict[str, Any] = {
-            name: open_stored(path) if stream and name == "inputs" else read_member(path, archive, name)
+            name: open_stored(path)
+            if stream and name == "inputs"
+            else read_member(path, archive, name)
             for name in _ARRAYS
             if name in names
         }
     return _contents(path, arrays)
 
 
-def _read_folder(path: Path, stream: bool) -> Contents:
+def read_folder(path: str | os.PathLike[str], stream: bool = False) -> Contents:
+    """Return what a folder of files .npy holds: those of a file .npz, inputs.npy and so on.
+
+    Args:
+        path: The folder.
+        stream: Whether the inputs stay unread, as `StoredInputs`.
+
+    Returns:
+        Its contents, as `read_archive` returns them.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: As for `read_archive`.
+    """
+    path = Path(path)
     names = [file.stem for file in sorted(path.glob("*.npy"))]
     _check_names(path, names)
     arrays: dict[str, Any] = {}

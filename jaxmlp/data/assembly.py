@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmlp.data.arrays import read_archive
+from jaxmlp.data.arrays import read_archive, read_folder
 from jaxmlp.data.contents import Contents, listed
 from jaxmlp.data.examples import Dataset, Examples
 from jaxmlp.data.labels import Kind, different, encoded, is_integer, kind_of, numbers
@@ -25,7 +25,8 @@ def is_file_name(name: str | os.PathLike[str]) -> bool:
 
 def kind_of_file(path: Path) -> str:
     """Return the ending of a file of examples, or "folder"."""
-    return "folder" if path.is_dir() else path.suffix.lower()
+    suffix = path.suffix.lower()
+    return "folder" if suffix not in SUFFIXES and path.is_dir() else suffix
 
 
 def read_dataset(
@@ -172,7 +173,7 @@ def _read(path: str | os.PathLike[str], target: str | None, stream: bool = False
             f"target: expected none for {path}, whose targets are its array 'targets', got "
             f"{target!r}"
         )
-    return read_archive(path, stream)
+    return (read_folder if kind_of_file(path) == "folder" else read_archive)(path, stream)
 
 
 def _examples(contents: Contents, kind: Kind, classes: list[Any] | None) -> Examples:

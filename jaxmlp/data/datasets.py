@@ -15,6 +15,11 @@ from jaxmlp.validation import check_name
 DATASETS = (*SCIKIT_LEARN, *PUBLISHED)
 
 
+def is_own(name: str | os.PathLike[str]) -> bool:
+    """Return whether a dataset is the user's own, in a file or folder, and none of `DATASETS`."""
+    return str(name) not in DATASETS and is_file_name(name)
+
+
 def load_dataset(
     name: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
@@ -85,7 +90,7 @@ def load_dataset(
         >>> iris.classes, iris.train.targets.shape, iris.test.targets.shape
         (('setosa', 'versicolor', 'virginica'), (120,), (30,))
     """
-    if str(name) not in DATASETS and is_file_name(name):
+    if is_own(name):
         _check_none(str(name), "is a file itself", data_dir=data_dir)
         dataset = read_dataset(name, target, validation_file, test_file, regression, stream)
         return with_read_parts(with_validation(dataset, validation_fraction, seed))

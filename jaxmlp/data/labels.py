@@ -138,9 +138,7 @@ def keys(contents: Contents, kind: Kind) -> list[Any]:
     return [value[text] for text in contents.targets]
 
 
-def different(
-    contents: Contents, kind: Kind, rows: np.ndarray | None = None
-) -> set[Any]:
+def different(contents: Contents, kind: Kind, rows: np.ndarray | None = None) -> set[Any]:
     """Return the different classes, each as `keys` returns it.
 
     Args:

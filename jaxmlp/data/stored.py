@@ -103,16 +103,14 @@ class StoredInputs:
         return result
 
     def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield some of the inputs until all with these numbers (n,) were there; none is checked.
+        """Return an iterator over the inputs with these numbers (n,), of which none is checked.
 
         Args:
             numbers: Within 0 … N − 1, in any order.
 
-        Yields:
-            Places (m,) within `numbers`, and their inputs (m, D).
-
-        Raises:
-            OSError: They cannot be read any more.
+        Returns:
+            Places (m,) within `numbers` and their inputs (m, D), until all were there. It raises
+            OSError where they cannot be read any more.
         """
         return self.stored.pieces(self._stored_numbers(numbers))
 

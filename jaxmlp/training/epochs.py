@@ -24,13 +24,19 @@ from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import Placement
 from jaxmlp.training.feeds import Feed, Part, Resident
-from jaxmlp.training.optimizers import with_numbers
 from jaxmlp.training.orders import Plan, bucket
 from jaxmlp.training.records import check_convergence, is_better, record_of
 from jaxmlp.training.settings import Settings
-from jaxmlp.training.snapshots import Best, Record, Snapshot, first_snapshot, largest
+from jaxmlp.training.snapshots import (
+    Best,
+    Record,
+    Snapshot,
+    check_resumable,
+    copied,
+    first_snapshot,
+    largest,
+)
 from jaxmlp.training.steps import (
-    TrainingState,
     cast,
     gradient_figures,
     model_of,
@@ -184,42 +190,11 @@ class Training:
         Raises:
             ValueError: It is of another training, or its arrays are gone.
         """
-
-        def shapes(state: TrainingState) -> Any:
-            return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
-
         first = jax.eval_shape(
             lambda params: first_snapshot(self.network, params, self.settings).state, params
         )
-        if shapes(snapshot.state) != shapes(first):
-            raise ValueError(
-                "resume: expected a snapshot of a training of this network with this optimizer and "
-                "the same settings on and off, got another one's"
-            )
-        if snapshot.total != snapshot.epoch * self.steps + snapshot.step:
-            raise ValueError(
-                f"resume: expected a snapshot of a training with {self.steps} steps an epoch, got "
-                f"one of {snapshot.total} steps in {snapshot.epoch} epochs and {snapshot.step} "
-                "steps: the examples or the batch size are others"
-            )
-        if snapshot.total and snapshot.mechanism != self.mechanism:
-            raise ValueError(
-                "resume: expected a snapshot of a training with the noise multiplier, the sampling "
-                f"rate and the clip norm {self.mechanism}, got one with {snapshot.mechanism}: "
-                "epsilon would be wrong"
-            )
-        leaves = jax.tree.leaves((snapshot.state, snapshot.progress))
-        if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in leaves):
-            raise ValueError(
-                "resume: expected a snapshot that holds its arrays, got one that a training has "
-                "gone on from: copy what must outlive it"
-            )
-        copied: Any = jax.tree.map(partial(jnp.array, copy=True), snapshot.state)
-        numbers = with_numbers(copied.optimizer_state, self.settings.numbers)
-        return snapshot._replace(
-            state=copied._replace(optimizer_state=numbers),
-            progress=jax.tree.map(partial(jnp.array, copy=True), snapshot.progress),
-        )
+        check_resumable(snapshot, first, self.steps, self.mechanism)
+        return copied(snapshot, self.settings)
 
     def run(
         self,
@@ -351,9 +326,7 @@ class Training:
             seconds=snapshot.seconds + seconds,
         )
 
-    def _completed(
-        self, snapshot: Snapshot, compiling: float | None
-    ) -> tuple[Snapshot, Record]:
+    def _completed(self, snapshot: Snapshot, compiling: float | None) -> tuple[Snapshot, Record]:
         """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
         network, epoch = self.network, snapshot.epoch + 1
         model = model_of(snapshot.state, self.dtype)

@@ -58,9 +58,10 @@ def fit(
     """Return the network trained on examples, with our gradient and an optax optimiser.
 
     An epoch is one compiled program with the state donated; data in memory stay on the device,
-    pixels (uint8) as bytes. Another learning rate or other number of any kind, schedule, number of epochs
-    or key compiles nothing new, nor does another N up to the same power of two (above 65,536: the
-    same multiple of it). Switching something on that was off (dropout, smoothing, clipping …) does.
+    pixels (uint8) as bytes. Another learning rate or other number of any kind, schedule, number of
+    epochs or key compiles nothing new, nor does another N up to the same power of two (above
+    65,536: the same multiple of it). Switching something on that was off (dropout, smoothing,
+    clipping …) does.
 
     Args:
         network: The network.
@@ -184,9 +185,10 @@ def fit(
     settings.check(network)
     placement = placement_on(devices)
     if isinstance(inputs, StoredInputs):
-        examples, left = checked_stored(
+        examples = checked_stored(
             network, params, inputs, targets, sample_weight, scaling, private=settings.private
         )
+        left = examples.left
     else:
         examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
         if settings.private and sample_weight is not None:

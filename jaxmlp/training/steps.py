@@ -273,10 +273,10 @@ def epoch_batch(
     Without an order the examples are batches (k, B, …), and it is the one of that number.
     """
     if order is None:
-        batch: Batch = jax.tree.map(
+        taken: Any = jax.tree.map(
             lambda array: jax.lax.dynamic_index_in_dim(array, number, keepdims=False), examples
         )
-        return scaled_batch(scaling, batch, dtype)
+        return scaled_batch(scaling, taken, dtype)
     rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
     # The first row in the place of none: what follows is finite for it, for zeros it need not be.
     there = jnp.maximum(rows, 0)

@@ -43,6 +43,7 @@ class StoredExamples(NamedTuple):
         scaling: What the inputs go through when they are read, unless they are bytes; or None.
         dtype: That of the parameters.
         counted: The number of an example that weighs more than 0.
+        left: What is left of the scaling for the device: all of it for bytes, else None.
     """
 
     inputs: StoredInputs
@@ -51,6 +52,7 @@ class StoredExamples(NamedTuple):
     scaling: Scaling | None
     dtype: np.dtype
     counted: int
+    left: Scaling | None
 
     @property
     def ready_dtype(self) -> np.dtype:
@@ -71,21 +73,41 @@ class StoredExamples(NamedTuple):
             OSError: The inputs cannot be read any more.
         """
         flat = numbers.reshape(-1)
+        seen = np.flatnonzero(flat != _UNSEEN)
         there = np.maximum(flat, 0)
         weights = np.where(flat < 0, np.zeros((), self.weights.dtype), self.weights[there])
         # In the place of what weighs nothing, which may hold anything, what weighs something.
-        read = np.where(weights > 0, there, self.counted)[flat != _UNSEEN]
+        read = np.where(weights > 0, there, self.counted)[seen]
         inputs = aligned_zeros((len(flat), self.inputs.shape[1]), self.ready_dtype)
-        seen = np.flatnonzero(flat != _UNSEEN)
         for places, rows in self.inputs.pieces(read):
-            if rows.dtype != np.uint8:
-                rows, _ = prepared_inputs(self.scaling, rows, self.dtype)
-                self.inputs.check_finite(rows, read[places])
-            inputs[seen[places]] = rows
+            inputs[seen[places]] = self._ready(rows, read[places])
         arrays: Any = inputs, self.targets[there], weights
         return jax.tree.map(
             lambda array: array.reshape(*numbers.shape, *array.shape[1:]), Batch(*arrays)
         )
+
+    def check_inputs(self) -> None:
+        """Read all inputs of weight above 0, and check them.
+
+        Raises:
+            ValueError: One is NaN or infinite, or too large for the dtype.
+            OSError: They cannot be read any more.
+        """
+        if self.ready_dtype == np.uint8:
+            return
+        start = 0
+        for chunk in self.inputs.chunks():
+            numbers = start + np.flatnonzero(self.weights[start : start + len(chunk)] > 0)
+            self._ready(chunk[numbers - start], numbers)
+            start += len(chunk)
+
+    def _ready(self, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Return some inputs as they go to the device, checked."""
+        if rows.dtype == np.uint8:
+            return rows
+        ready, _ = prepared_inputs(self.scaling, rows, self.dtype)
+        self.inputs.check_finite(ready, numbers)
+        return ready
 
 
 def checked_stored(
@@ -97,25 +119,24 @@ def checked_stored(
     scaling: Scaling | None = None,
     *,
     private: bool = False,
-) -> tuple[StoredExamples, Scaling | None]:
-    """Return examples with stored inputs, and what is left to be scaled: `checked_examples` of them.
+) -> StoredExamples:
+    """Return the examples of stored inputs, all but these checked as by `checked_examples`.
 
     Args:
         network: The network.
         params: Its parameters, checked.
-        inputs: (N, D), of which one row is read.
+        inputs: (N, D); none is read.
         targets: As for `jaxmlp.loss`.
         sample_weight: (N,), not negative and not all 0, or None.
         scaling: What the inputs go through before the first layer.
         private: Whether the weights stay as they are.
 
-    Returns:
-        The examples; and the scaling of bytes, which is left to the device, or None.
-
     Raises:
         TypeError: As for `jaxmlp.loss`.
-        ValueError: No examples, shapes that do not fit, or values as in `checked_examples`.
+        ValueError: No examples, shapes that do not fit, values as in `checked_examples`, or no
+            grain to read with.
     """
+    _grain()
     dtype = np.dtype(params[0].weight.dtype)
     wide = np.promote_types(dtype, np.float32)
     targets = as_host_array("targets", targets)
@@ -136,7 +157,8 @@ def checked_stored(
         scaling,
         dtype,
         int(np.argmax(counted)),
-    ), left
+        left,
+    )
 
 
 class Streamed:
@@ -146,15 +168,11 @@ class Streamed:
         examples: The examples.
         plan: The order of every epoch.
         placement: Where several devices have a part of every batch each, or None.
-
-    Raises:
-        ValueError: grain is not installed.
     """
 
     def __init__(
         self, examples: StoredExamples, plan: Plan, placement: Placement | None = None
     ) -> None:
-        _grain()
         self.examples, self.plan, self.placement = examples, plan, placement
         row_bytes = examples.inputs.shape[1] * examples.ready_dtype.itemsize
         size = max(1, BLOCK_BYTES // (plan.batch_size * row_bytes))
@@ -170,9 +188,7 @@ class Streamed:
     def part(self, epoch: int, step: int) -> Part:
         """Return the block that has a step, which is the next one or that of the last call."""
         current = self._current
-        if current is None or not (
-            current.epoch == epoch and current.first <= step < current.end
-        ):
+        if current is None or not (current.epoch == epoch and current.first <= step < current.end):
             if self._blocks is None:
                 self._blocks = self._begun(epoch, step)
             self._current = None  # before the next one is here, lest there be one more
@@ -232,8 +248,10 @@ class Streamed:
         """Return the batches of these numbers (k, B) and their rates, on the device or devices."""
         if self.placement is None:
             return jax.device_put(self.examples.batch(numbers)), None, jax.device_put(rates)
-        return self.placement.batches(numbers, self.examples.batch), None, (
-            self.placement.everywhere(rates)
+        return (
+            self.placement.batches(numbers, self.examples.batch),
+            None,
+            (self.placement.everywhere(rates)),
         )
 
     def _rows(self, epoch: int) -> np.ndarray:
@@ -261,4 +279,3 @@ def _grain() -> Any:
             'to be streamed: pip install "jaxmlp[stream]"'
         ) from error
     return grain
-
