@@ -1,8 +1,8 @@
 """Examples whose inputs are not in memory: read block after block, ahead of the steps.
 
-A block is the batches of some steps, as many as have 16 MiB of inputs. Threads of grain's gather
-the next blocks and put them on the device while the steps of one are computed. The batches are
-those of an epoch in memory, row by row, so the same comes out.
+A block is the batches of some steps: about a 64th of all, from 4 to 32 MiB. Threads of grain's
+gather the next blocks and put them on the device while the steps of one are computed. The batches
+are those of an epoch in memory, row by row, so the same comes out.
 """
 
 import contextlib
@@ -28,7 +28,9 @@ from jaxmlp.training.feeds import Part
 from jaxmlp.training.orders import Plan
 from jaxmlp.validation import as_host_array
 
-BLOCK_BYTES = 2**24
+SMALLEST_BLOCK = 2**22  # bytes
+LARGEST_BLOCK = 2**25
+_BLOCKS = 64  # an epoch, where blocks are neither of these
 _MOST_THREADS = 4
 _UNSEEN = -2
 
@@ -174,9 +176,10 @@ class Streamed:
         self, examples: StoredExamples, plan: Plan, placement: Placement | None = None
     ) -> None:
         self.examples, self.plan, self.placement = examples, plan, placement
-        row_bytes = examples.inputs.shape[1] * examples.ready_dtype.itemsize
-        size = max(1, BLOCK_BYTES // (plan.batch_size * row_bytes))
-        # For few steps a power of two: other numbers of examples compile nothing new.
+        batch_bytes = plan.batch_size * examples.inputs.shape[1] * examples.ready_dtype.itemsize
+        block = min(LARGEST_BLOCK, max(SMALLEST_BLOCK, plan.steps * batch_bytes // _BLOCKS))
+        # A power of two: most other numbers of examples compile nothing new.
+        size = 1 << (max(1, block // batch_bytes).bit_length() - 1)
         self.block_steps = min(size, 1 << (plan.steps - 1).bit_length())
         self._x64 = jnp.result_type(float) == np.float64
         self._device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
@@ -222,8 +225,8 @@ class Streamed:
             return self._block(epoch + 1 + later, first, min(first + size, steps), size)
 
         grain = _grain()
-        threads = min(_MOST_THREADS, os.cpu_count() or 1)
-        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+        threads = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 2))
+        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
         numbers = grain.MapDataset.range(left + (epochs - 1) * blocks)
         return iter(numbers.map(block).to_iter_dataset(ahead))
 
