@@ -226,6 +226,7 @@ class Training:
         """Return the snapshot after all epochs."""
         compiling = None if self._done(snapshot) else self._compile(snapshot)
         while not self._done(snapshot):
+            self.feed.begin(snapshot.epoch)
             while snapshot.step < self.steps:
                 snapshot = self._piece(snapshot)
                 if watch is not None and snapshot.step < self.steps:

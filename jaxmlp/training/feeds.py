@@ -35,6 +35,10 @@ class Part(NamedTuple):
 class Feed(Protocol):
     """What a training asks for the examples of its steps, in their order."""
 
+    def begin(self, epoch: int) -> None:
+        """Make what an epoch needs beside its examples, before its time counts."""
+        ...
+
     def part(self, epoch: int, step: int) -> Part:
         """Return the part of an epoch that begins with this step, or has it."""
         ...
@@ -64,9 +68,8 @@ class Resident:
         self.examples, self.plan, self.longest, self._placed = examples, plan, longest, placed
         self._current: Part | None = None
 
-    def part(self, epoch: int, step: int) -> Part:
-        """Return the whole epoch."""
-        del step
+    def begin(self, epoch: int) -> None:
+        """Put the epoch's order and learning rates on the device."""
         if self._current is None or self._current.epoch != epoch:
             plan, length = self.plan, self.longest * self.plan.batch_size
             rows = np.full(length, -1, np.int32)
@@ -74,6 +77,12 @@ class Resident:
             rows[: len(drawn)] = drawn
             placed = self._placed((rows, padded(plan.rates(epoch), self.longest)))
             self._current = Part(epoch, 0, plan.steps, self.examples, *placed)
+
+    def part(self, epoch: int, step: int) -> Part:
+        """Return the whole epoch."""
+        del step
+        self.begin(epoch)
+        assert self._current is not None
         return self._current
 
     def first_batch(self, epoch: int) -> Part:

@@ -188,6 +188,9 @@ class Streamed:
         self._orders: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
+    def begin(self, epoch: int) -> None:
+        """Do nothing: the threads that read make an epoch's order when they come to it."""
+
     def part(self, epoch: int, step: int) -> Part:
         """Return the block that has a step, which is the next one or that of the last call."""
         current = self._current
