@@ -17,7 +17,6 @@ from files import message_of
 
 from jaxmlp import Network, Scaling, fit, init
 from jaxmlp.data.rows import open_stored, stored_records
-from jaxmlp.scaling import PIXELS
 from jaxmlp.training import epochs, streaming
 
 FLOAT64 = 1e-12
@@ -88,13 +87,12 @@ def test_the_same_as_from_memory(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("inputs", "scaling"),
     [
-        (RNG.integers(0, 256, (N, 6), np.uint8), PIXELS),
         (RNG.integers(0, 256, (N, 6), np.uint8), Scaling(np.arange(6.0), np.arange(1.0, 7))),
         (X.astype(">f4"), Scaling(np.arange(6.0), np.arange(1.0, 7))),
         (X.astype(np.float16), None),
         (RNG.integers(-9, 9, (N, 2, 3)), Scaling(np.float64(1), np.float64(0.5))),
     ],
-    ids=["bytes", "standardised bytes", "scaled", "half", "images"],
+    ids=["standardised bytes", "scaled", "half", "images"],
 )
 def test_the_same_whatever_is_stored_and_done_to_it(tmp_path, inputs, scaling):
     got = train(saved(tmp_path, inputs), scaling=scaling)
@@ -105,8 +103,8 @@ def test_the_same_whatever_is_stored_and_done_to_it(tmp_path, inputs, scaling):
 @pytest.mark.parametrize(
     ("n", "settings"),
     [
-        (1, {}), (2, {"batch_size": 1}), (15, {}), (16, {}), (17, {}), (N, {"batch_size": 1000}),
-        (N, {"batch_size": 7}), (20, {"batch_size": 5000}), (N, {"epochs": 1}),
+        (1, {}), (2, {"batch_size": 1}), (16, {}), (17, {}), (N, {"batch_size": 1000}),
+        (20, {"batch_size": 5000}),
     ],
 )  # fmt: skip
 def test_the_same_for_any_number_of_examples(tmp_path, n, settings):

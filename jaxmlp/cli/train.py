@@ -160,8 +160,10 @@ class _Member:
                     devices=self.devices,
                     **settings,
                 )
-            except ValueError as error:  # inputs that have changed while they were read
-                fail(error, 1)
+            except ValueError as error:
+                if not isinstance(self.data.train.inputs, StoredInputs):
+                    raise
+                fail(error, 1)  # they have changed while they were read
             except FloatingPointError as error:
                 place = checkpoints.save_last_good()
                 last = f"the last good checkpoint is {place}" if place else "there is no checkpoint"

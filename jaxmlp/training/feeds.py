@@ -75,7 +75,7 @@ class Resident:
             rows = np.full(length, -1, np.int32)
             drawn = plan.rows(epoch)
             rows[: len(drawn)] = drawn
-            placed = self._placed((rows, padded(plan.rates(epoch), self.longest)))
+            placed = self._placed((rows, padded(plan.rates(epoch, 0, plan.steps), self.longest)))
             self._current = Part(epoch, 0, plan.steps, self.examples, *placed)
 
     def part(self, epoch: int, step: int) -> Part:

@@ -51,9 +51,10 @@ class Plan(NamedTuple):
         drawn = poisson_batches(rng, self.n_examples, self.sampling, self.steps, self.batch_size)
         return np.reshape(drawn, -1)
 
-    def rates(self, epoch: int) -> np.ndarray:
-        """Return the learning rates (steps,) of an epoch."""
-        return epoch_rates(self.settings, epoch, self.steps).astype(self.dtype)
+    def rates(self, epoch: int, first: int, end: int) -> np.ndarray:
+        """Return the learning rates of the steps `first` … `end` − 1 of an epoch."""
+        begin, total = epoch * self.steps, self.settings.epochs * self.steps
+        return self.settings.rates(begin + first, begin + end, total).astype(self.dtype)
 
 
 def epoch_order(words: Sequence[int], epoch: int, n_examples: int, length: int) -> np.ndarray:

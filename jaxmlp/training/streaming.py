@@ -32,6 +32,7 @@ SMALLEST_BLOCK = 2**22  # bytes
 LARGEST_BLOCK = 2**25
 _BLOCKS = 64  # an epoch, where blocks are neither of these
 _MOST_THREADS = 4
+_MOST_EXAMPLES = 2**31 - 1  # an order is in int32
 _UNSEEN = -2
 
 
@@ -147,6 +148,8 @@ def checked_stored(
     jax.eval_shape(functools.partial(check_batch, network), params, described, targets, weights)
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one example, got none")
+    if len(inputs) > _MOST_EXAMPLES:
+        raise ValueError(f"inputs: expected at most 2^31 - 1 rows, got {len(inputs)}")
     weights = checked_weights(np.ones(len(inputs)) if weights is None else weights, wide)
     counted = weights > 0
     if not counted.any():
@@ -197,7 +200,7 @@ class Streamed:
         if current is None or not (current.epoch == epoch and current.first <= step < current.end):
             if self._blocks is None:
                 self._blocks = self._begun(epoch, step)
-            self._current = None  # before the next one is here, lest there be one more
+            self._current = current = None  # before the next one is here, lest there be one more
             self._current = current = next(self._blocks)
             assert current.epoch == epoch and current.first == step
         return current
@@ -240,7 +243,7 @@ class Streamed:
         rows = self._rows(epoch)[first * size_of_batch : end * size_of_batch]
         numbers[: end - first] = rows.reshape(-1, size_of_batch)
         rates = np.zeros(size, self.plan.dtype)
-        rates[: end - first] = self.plan.rates(epoch)[first:end]
+        rates[: end - first] = self.plan.rates(epoch, first, end)
         # What `jax.enable_x64` and `jax.default_device` set is a thread's own.
         with self._as_called():
             return Part(epoch, first, end, *self._put(numbers, rates))
@@ -257,7 +260,7 @@ class Streamed:
         return (
             self.placement.batches(numbers, self.examples.batch),
             None,
-            (self.placement.everywhere(rates)),
+            self.placement.everywhere(rates),
         )
 
     def _rows(self, epoch: int) -> np.ndarray:
