@@ -74,6 +74,10 @@ def test_some_of_the_inputs_are_not_read_either(tmp_path):
     assert some.shape == (3, 6)
     np.testing.assert_array_equal(some.rows(np.array([2, 0])), array[[7, 9]])
     np.testing.assert_array_equal(some[np.array([1])].in_memory(), array[[8]])
+    for wrong in (np.array([0, 3]), np.array([-1])):
+        for call in (some.rows, some.__getitem__):
+            message = message_of(ValueError, lambda call=call, wrong=wrong: call(wrong))
+            assert message.startswith("numbers: expected 0 to 2, got ")
 
 
 def test_what_is_not_finite_is_named_by_its_row_in_the_file(tmp_path):

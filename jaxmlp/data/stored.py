@@ -93,7 +93,7 @@ class StoredInputs:
             They, in their `dtype`.
 
         Raises:
-            ValueError: One of them is NaN or infinite.
+            ValueError: One of them is NaN or infinite, or a number of none.
             OSError: They cannot be read any more.
         """
         result = np.empty((len(numbers), self.shape[1]), self.dtype)
@@ -163,4 +163,8 @@ class StoredInputs:
         )
 
     def _stored_numbers(self, numbers: np.ndarray) -> np.ndarray:
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise ValueError(
+                f"numbers: expected 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}"
+            )
         return numbers if self.numbers is None else self.numbers[numbers]
