@@ -12,6 +12,7 @@ import time
 import weakref
 import zipfile
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ class FileRows:
                 stored = self._array(self._read(first, int(rising[-1]) - first + 1))
                 rows = stored[rising - first]
             else:
-                rows = self._array(self._read_apart(rising.tolist(), advised=slow))
+                rows = self._array(self._read_apart(rising, advised=slow))
             slow = time.perf_counter() - begin > len(places) * _CACHED_SECONDS
             yield places, rows.astype(self.dtype, copy=False)
 
@@ -158,21 +159,20 @@ class FileRows:
         """Return the rows that some bytes are."""
         return np.frombuffer(content, self._stored_dtype).reshape(-1, math.prod(self.shape[1:]))
 
-    def _read_apart(self, numbers: list[int], advised: bool) -> bytes:
+    def _read_apart(self, numbers: np.ndarray, advised: bool) -> bytes:
         """Return the bytes of rows that are far apart.
 
         Where the rows before came from a disk, it is `advised` of all of them first, so that it
         looks for them together.
         """
-        size, offset = self._row_bytes, self._offset
+        size, file = self._row_bytes, self._file
+        where = (self._offset + numbers * size).tolist()
         if advised and hasattr(os, "posix_fadvise"):
-            for number in numbers:
-                where = offset + number * size
-                os.posix_fadvise(self._file, where, size, os.POSIX_FADV_WILLNEED)
-        pread, file = os.pread, self._file  # of every row: a look-up is part of what it takes
-        content = b"".join([pread(file, size, offset + number * size) for number in numbers])
+            for place in where:
+                os.posix_fadvise(file, place, size, os.POSIX_FADV_WILLNEED)
+        content = b"".join(map(os.pread, repeat(file), repeat(size), where))
         if len(content) < len(numbers) * size:
-            for number in numbers:
+            for number in numbers.tolist():
                 self._read(number, 1)  # says which one is missing
         return content
 
