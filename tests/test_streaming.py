@@ -1,5 +1,6 @@
 """Training on inputs that stay on disk: what the same inputs in memory yield, in little memory."""
 
+import gc
 import json
 import os
 import subprocess
@@ -181,6 +182,20 @@ def test_threads_read_ahead_of_the_steps(tmp_path, monkeypatch):
     train(stored)
     # Five blocks an epoch by the threads; the first batch, for its gradient, once and each epoch.
     assert (seen.count(False), seen.count(True)) == (15, 4)
+
+
+@pytest.mark.parametrize("how", ["disk", "memory"])
+def test_a_training_leaves_no_array_behind_for_the_collector(tmp_path, how):
+    inputs = saved(tmp_path, X) if how == "disk" else X
+    train(inputs)
+    gc.collect()
+    before = len(jax.live_arrays())
+    gc.disable()
+    try:
+        train(inputs)
+        assert len(jax.live_arrays()) == before
+    finally:
+        gc.enable()
 
 
 # What goes wrong.

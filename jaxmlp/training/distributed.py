@@ -81,6 +81,11 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(put, tree)
 
 
+def placed(tree: Any, placement: Placement | None) -> Any:
+    """Return the tree on the default device, or with a copy on every device of a placement."""
+    return jax.device_put(tree) if placement is None else placement.everywhere(tree)
+
+
 def placement_on(devices: Sequence[Any] | None) -> Placement | None:
     """Return the placement on some devices, or None for none or a single one of this process.
 

@@ -22,7 +22,7 @@ from jaxmlp.network import Network, Parameters
 from jaxmlp.privacy import epsilon, padded_size
 from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.distributed import Placement
+from jaxmlp.training.distributed import Placement, placed
 from jaxmlp.training.feeds import Feed, Part, Resident
 from jaxmlp.training.orders import Plan, bucket
 from jaxmlp.training.records import check_convergence, is_better, record_of
@@ -135,7 +135,7 @@ class Training:
             self.feed = Streamed(examples, plan, placement)
         else:
             data: Any = self._placed(padded_batch(*examples, rows))
-            self.feed = Resident(data, plan, longest, self._placed)
+            self.feed = Resident(data, plan, longest, placement)
         self.regularization = self._placed(settings.regularization(network, wide))
         random = settings.private or self.regularization.dropout is not None
         self.key = self._placed(key) if random else None
@@ -144,9 +144,7 @@ class Training:
 
     def _placed(self, tree: Any) -> Any:
         """Return the tree on the device, or with a copy on every device."""
-        if self.placement is None:
-            return jax.device_put(tree)
-        return self.placement.everywhere(tree)
+        return placed(tree, self.placement)
 
     def _begin_privacy(self) -> None:
         """Set the mechanism and the padded size of its batches.

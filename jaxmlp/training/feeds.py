@@ -1,13 +1,13 @@
 """Where the steps of an epoch find their examples: all on the device, or block after block."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jax import Array
 
 from jaxmlp.batch import Batch
 from jaxmlp.evaluation import padded
+from jaxmlp.training.distributed import Placement, placed
 from jaxmlp.training.orders import Plan
 
 
@@ -59,13 +59,14 @@ class Resident:
         examples: They, padded with rows of weight 0.
         plan: The order of every epoch.
         longest: To how many steps order and learning rates are padded.
-        placed: Puts arrays where the examples are.
+        placement: Where the examples are on several devices, or None.
     """
 
     def __init__(
-        self, examples: Batch, plan: Plan, longest: int, placed: Callable[[Any], Any]
+        self, examples: Batch, plan: Plan, longest: int, placement: Placement | None
     ) -> None:
-        self.examples, self.plan, self.longest, self._placed = examples, plan, longest, placed
+        self.examples, self.plan, self.longest = examples, plan, longest
+        self.placement = placement
         self._current: Part | None = None
 
     def begin(self, epoch: int) -> None:
@@ -75,8 +76,9 @@ class Resident:
             rows = np.full(length, -1, np.int32)
             drawn = plan.rows(epoch)
             rows[: len(drawn)] = drawn
-            placed = self._placed((rows, padded(plan.rates(epoch, 0, plan.steps), self.longest)))
-            self._current = Part(epoch, 0, plan.steps, self.examples, *placed)
+            rates = padded(plan.rates(epoch, 0, plan.steps), self.longest)
+            put = placed((rows, rates), self.placement)
+            self._current = Part(epoch, 0, plan.steps, self.examples, *put)
 
     def part(self, epoch: int, step: int) -> Part:
         """Return the whole epoch."""

@@ -23,7 +23,7 @@ from jaxmlp.data.stored import StoredInputs
 from jaxmlp.evaluation import aligned_zeros, checked_targets, checked_weights, scaled_weights
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling, prepared_inputs
-from jaxmlp.training.distributed import Placement
+from jaxmlp.training.distributed import Placement, placed
 from jaxmlp.training.feeds import Part
 from jaxmlp.training.orders import Plan
 from jaxmlp.validation import as_host_array
@@ -256,12 +256,10 @@ class Streamed:
     def _put(self, numbers: np.ndarray, rates: np.ndarray) -> tuple[Batch, None, Array]:
         """Return the batches of these numbers (k, B) and their rates, on the device or devices."""
         if self.placement is None:
-            return jax.device_put(self.examples.batch(numbers)), None, jax.device_put(rates)
-        return (
-            self.placement.batches(numbers, self.examples.batch),
-            None,
-            self.placement.everywhere(rates),
-        )
+            batches = jax.device_put(self.examples.batch(numbers))
+        else:
+            batches = self.placement.batches(numbers, self.examples.batch)
+        return batches, None, placed(rates, self.placement)
 
     def _rows(self, epoch: int) -> np.ndarray:
         """Return an epoch's order; those of this epoch and the one before are kept."""
