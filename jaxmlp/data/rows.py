@@ -28,7 +28,7 @@ from jaxmlp.data.archives import (
 from jaxmlp.data.contents import input_dtype, listed
 from jaxmlp.data.stored import StoredInputs
 
-_PIECE_BYTES = 2**22
+_PIECE_BYTES = 2**20  # at a time: what is done to them stays in a core's cache
 _MOST_ROWS = 2048  # at a time
 _NEAR = 2**13  # bytes from row to row, within which all between them is read as fast
 _CACHED_SECONDS = 1e-5  # a row takes no longer where the system has it in memory

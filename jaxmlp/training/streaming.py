@@ -108,7 +108,10 @@ class StoredExamples(NamedTuple):
         """Return some inputs as they go to the device, checked."""
         if rows.dtype == np.uint8:
             return rows
-        ready, _ = prepared_inputs(self.scaling, rows, self.dtype)
+        if self.scaling is None and rows.dtype == self.dtype:
+            ready = rows  # not copied
+        else:
+            ready, _ = prepared_inputs(self.scaling, rows, self.dtype)
         self.inputs.check_finite(ready, numbers)
         return ready
 
