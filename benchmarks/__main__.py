@@ -12,13 +12,22 @@ import sys
 import time
 from collections.abc import Sequence
 
-from benchmarks import ensembles, machine, report, rows, startup, time_to_accuracy, training
+from benchmarks import (
+    ensembles,
+    machine,
+    report,
+    rows,
+    startup,
+    streaming,
+    time_to_accuracy,
+    training,
+)
 from benchmarks.machine import pin
 from benchmarks.rows import Row
 
 SUITES = (
-    "gradients", "epoch", "small", "quantities", "ensembles", "time_to_accuracy", "startup",
-    "memory",
+    "gradients", "epoch", "small", "quantities", "ensembles", "streaming", "time_to_accuracy",
+    "startup", "memory",
 )  # fmt: skip
 
 
@@ -44,6 +53,8 @@ def measured(suite: str, device: str, quick: bool, data_dir: str | None) -> list
         return result
     if suite == "ensembles":
         return ensembles.run(device, quick, data_dir, report.show)
+    if suite == "streaming":
+        return streaming.run(device, quick, report.show)
     return training.run(suite, device, quick, report.show)
 
 

@@ -16,6 +16,7 @@ TITLES = {
     "small": "A step of small networks",
     "quantities": "Per-example quantities and curvature",
     "ensembles": "Many networks at once",
+    "streaming": "Data larger than the memory",
     "time_to_accuracy": "Time to an accuracy",
     "startup": "Start-up",
     "memory": "Memory",

@@ -21,7 +21,7 @@ from jaxmlp.data.prepared import PUBLISHED, find_prepared
 _PACKAGES = (
     *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "optax", "numpy", "scipy"),
     *("scikit-learn", "safetensors", "orbax-checkpoint", "tensorflow-datasets", "matplotlib"),
-    *("tyro", "rich", "mpmath", "onnx", "dp-accounting"),
+    *("tyro", "rich", "mpmath", "onnx", "dp-accounting", "grain"),
 )
 _PLATFORMS = ("cpu", "gpu", "tpu")
 _SMI_SECONDS = 10

@@ -84,31 +84,61 @@ def checked_examples(
     jax.eval_shape(partial(check_batch, network), params, inputs, targets, weights)
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one example, got none")
-    weights = np.ones(len(inputs)) if weights is None else weights
     ready, left = prepared_inputs(scaling, inputs, dtype)
+    weights = checked_weights(np.ones(len(inputs)) if weights is None else weights, wide)
+    counted = weights > 0
+    # A copy computes nothing that is not computed anyway: even zeros might overflow.
+    one = int(np.argmax(counted))
+    if not counted.all():
+        ready = ready.copy()
+        ready[~counted] = 0
+    check_finite("inputs", ready)
+    if not counted.all() and counted.any():
+        ready[~counted] = ready[one]
+    return (ready, checked_targets(network, targets, counted, wide), scaled_weights(weights)), left
+
+
+def checked_weights(weights: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Return the weights (N,) in `dtype`.
+
+    Raises:
+        ValueError: One is negative or not finite.
+    """
     with np.errstate(over="ignore"):  # what is too large for the dtype is named as infinite
-        weights = weights.astype(wide)
+        weights = weights.astype(dtype)
     check_finite("sample_weight", weights)
     if (weights < 0).any():
         place = int(np.argmax(weights < 0))
         raise ValueError(f"sample_weight: expected numbers ≥ 0, got {weights[place]} at [{place}]")
-    idle = weights == 0
-    if idle.any():
-        ready, targets = ready.copy(), targets.copy()
-        ready[idle], targets[idle] = 0, 0
-    check_finite("inputs", ready)
+    return weights
+
+
+def scaled_weights(weights: np.ndarray) -> np.ndarray:
+    """Return the weights (N,) times the power of two that brings the largest to [1, 2)."""
+    return np.ldexp(weights, 1 - np.frexp(weights.max())[1])
+
+
+def checked_targets(
+    network: Network, targets: np.ndarray, counted: np.ndarray, dtype: DTypeLike
+) -> np.ndarray:
+    """Return int32 classes, or numbers in `dtype`; what is not counted becomes what is.
+
+    Raises:
+        ValueError: A class is outside 0 … K − 1, or a number not finite, among those counted.
+    """
+    if not counted.all():
+        targets = targets.copy()
+        targets[~counted] = 0
     if LOSSES[network.loss].takes_classes and targets.ndim == 1:
         check_classes("targets", targets, network.sizes[-1])
         targets = targets.astype(np.int32)
     else:
         with np.errstate(over="ignore"):
-            targets = targets.astype(wide)
+            targets = targets.astype(dtype)
         check_finite("targets", targets)
-    if idle.any() and not idle.all():
-        # A copy computes nothing that is not computed anyway: even zeros might overflow.
-        one = int(np.argmin(idle))
-        ready[idle], targets[idle] = ready[one], targets[one]
-    return (ready, targets, np.ldexp(weights, 1 - np.frexp(weights.max())[1])), left
+    if not counted.all() and counted.any():
+        targets[~counted] = targets[np.argmax(counted)]
+    return targets
 
 
 def chunks(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Iterator[Batch]:
@@ -125,19 +155,21 @@ def padded_batch(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, r
 
 
 def padded(array: np.ndarray, rows: int) -> np.ndarray:
-    """Return the array with rows of 0 appended until it has `rows` of them.
-
-    A copy begins at a multiple of 64 bytes: JAX takes such memory over on a CPU as it is.
-    """
+    """Return the array with rows of 0 appended until it has `rows` of them."""
     if len(array) == rows:
         return array
-    shape = (rows, *array.shape[1:])
-    size = math.prod(shape) * array.dtype.itemsize
-    memory = np.zeros(size + _ALIGNMENT, np.uint8)
-    begin = -memory.ctypes.data % _ALIGNMENT
-    result = memory[begin : begin + size].view(array.dtype).reshape(shape)
+    result = aligned_zeros((rows, *array.shape[1:]), array.dtype)
     result[: len(array)] = array
     return result
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Return zeros from a multiple of 64 bytes on: JAX takes them over on a CPU as they are."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def batch_sums(network: Network, outputs: Array, losses: Array, batch: Batch) -> Sums:

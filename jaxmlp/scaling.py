@@ -100,6 +100,11 @@ def standardization(inputs: np.ndarray, weights: np.ndarray | None = None) -> Sc
     inputs = inputs.astype(np.float64)
     mean = np.average(inputs, axis=0, weights=weights)
     spread = np.sqrt(np.average(np.square(inputs - mean), axis=0, weights=weights))
+    return scaling_of(mean, spread)
+
+
+def scaling_of(mean: np.ndarray, spread: np.ndarray) -> Scaling:
+    """Return the scaling of columns with these means (D,) and standard deviations (D,)."""
     # What is left of a constant column after its mean is taken away is rounding.
     constant = spread <= 10 * np.finfo(np.float64).eps * np.abs(mean)
     return Scaling(mean, 1 / np.where(constant, 1, spread))

@@ -436,7 +436,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
     assert message_of(ValueError, lambda: load_dataset("fashion-mnist")) == (
         "unknown dataset 'fashion-mnist': did you mean 'fashion_mnist'? expected one of digits, "
         "iris, wine, breast_cancer, diabetes, mnist, fashion_mnist, kmnist, emnist, or a file .npz "
-        "or .csv"
+        "or .csv or a folder of .npy files"
     )
 
 

@@ -12,7 +12,7 @@ import jaxmlp
 PACKAGE = Path(jaxmlp.__file__).parent
 HEAVY = (
     "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy", "orbax", "tyro", "rich",
-    "onnx", "dp_accounting",
+    "onnx", "dp_accounting", "grain",
 )  # fmt: skip
 
 

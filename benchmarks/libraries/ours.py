@@ -16,7 +16,7 @@ from jaxmlp.batch import Batch, mean_gradient, pass_batch
 from jaxmlp.evaluation import padded_batch
 from jaxmlp.network import Layer
 from jaxmlp.scaling import PIXELS
-from jaxmlp.training.epochs import bucket
+from jaxmlp.training.orders import bucket
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import first_snapshot
 from jaxmlp.training.steps import Regularization, run_steps

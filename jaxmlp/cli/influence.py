@@ -16,7 +16,7 @@ from jaxmlp.cli.privacy import steps_an_epoch
 from jaxmlp.cli.problem import arrays, settings_of, weighted_training
 from jaxmlp.cli.trained import Model, load_data, load_model, part_of
 from jaxmlp.data import Dataset, Examples
-from jaxmlp.data.splits import subset
+from jaxmlp.data.splits import read, subset
 from jaxmlp.evaluation import is_classifier, predictions
 from jaxmlp.influence import influence as influence_of
 from jaxmlp.influence import self_influence, strongest
@@ -106,7 +106,7 @@ class _Scores:
         last = None
         if settings.patience is not None:
             last = int(runs.saved_record(options.run, settings.monitor)["epoch"])
-        self.train = weighted_training(model.options, data)
+        self.train = read(weighted_training(model.options, data))  # scored all at once
         an_epoch = steps_an_epoch(model.options, len(self.train.targets))
         self.way: Trajectory = read_trajectory(
             options.run, model.network, model.params, settings, an_epoch, last

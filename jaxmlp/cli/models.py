@@ -14,7 +14,8 @@ from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_de
 from jaxmlp.cli.trained import Model, load_data, load_model, part_of
 from jaxmlp.data import Examples
 from jaxmlp.data.archives import check_inputs_finite
-from jaxmlp.data.assembly import Expected, is_file_name, read_examples
+from jaxmlp.data.assembly import Expected, read_examples
+from jaxmlp.data.datasets import is_own
 from jaxmlp.data.predictions import open_predictions
 from jaxmlp.data.streams import open_inputs
 from jaxmlp.evaluation import predictions
@@ -99,7 +100,7 @@ def _examples(options: Evaluate, model: Model) -> tuple[Examples, str]:
         OSError: They cannot be read.
     """
     name = options.dataset
-    if name is not None and is_file_name(name) and options.part is None:
+    if name is not None and is_own(name) and options.part is None:
         expected = Expected(
             n_inputs=model.network.sizes[0],
             n_outputs=model.network.sizes[-1],

@@ -18,7 +18,7 @@ class Common:
 
     dataset: str = "digits"
     """The data: digits, iris, wine, breast_cancer or diabetes, which ship with scikit-learn, mnist,
-    fashion_mnist, kmnist or emnist, or a file .npz or .csv."""
+    fashion_mnist, kmnist or emnist, or a file .npz or .csv, or a folder of files .npy."""
     data_dir: Path | None = None
     """A folder with the four idx files of mnist and its kind, gzipped or not, or with what `jaxmlp
     data prepare` prepared; by default what it prepared in its own default folder."""
@@ -95,6 +95,9 @@ class Common:
 class Train(Common):
     """Train a network on real data with the hand-derived gradient, and save it."""
 
+    stream: bool = False
+    """Leave the training inputs of a folder, or of an uncompressed .npz, on disk and read them as
+    they are needed: they may be larger than the memory. Needs `pip install "jaxmlp[stream]"`."""
     learning_rate: float = 0.005
     """The largest learning rate."""
     warmup: float = 0.0

@@ -11,6 +11,7 @@ import numpy as np
 from jaxmlp.backprop import product
 from jaxmlp.cli.options import REGRESSION, Common, Train
 from jaxmlp.cli.privacy import check_private, noise_for
+from jaxmlp.cli.processes import is_first
 from jaxmlp.data import (
     Dataset,
     Examples,
@@ -19,10 +20,12 @@ from jaxmlp.data import (
     load_dataset,
     standardized,
 )
+from jaxmlp.data.stored import StoredInputs
 from jaxmlp.evaluation import checked_examples
 from jaxmlp.network import Network, init
 from jaxmlp.training.runs import fingerprint
 from jaxmlp.training.settings import Settings
+from jaxmlp.training.streaming import checked_stored
 from jaxmlp.validation import check_count, check_float_dtype, check_name, check_number
 
 _LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
@@ -73,6 +76,7 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
         validation_file=options.validation_file,
         test_file=options.test_file,
         seed=options.seed,
+        stream=options.stream,
     )
     if options.standardize:
         data = standardized(data)
@@ -130,7 +134,12 @@ def _check_values(options: Train, network: Network, data: Dataset) -> None:
         if part is not None:
             try:
                 inputs, targets, weights = arrays(part, network, data)
-                checked_examples(network, params, inputs, targets, weights, data.scaling)
+                if isinstance(inputs, StoredInputs):
+                    stored = checked_stored(network, params, inputs, targets, weights, data.scaling)
+                    if is_first():  # of several processes, which read their own parts later
+                        stored.check_inputs()
+                else:
+                    checked_examples(network, params, inputs, targets, weights, data.scaling)
             except ValueError as error:
                 raise ValueError(f"{name} {error}") from error
 
@@ -203,7 +212,7 @@ def fingerprint_of(data: Dataset, private: bool) -> str:
 
     That of a private run, which is written down, knows its training examples by their shapes only.
     """
-    train: tuple[np.ndarray | None, ...] = data.train
+    train: tuple[Any, ...] = data.train
     if private:
         train = tuple(None if array is None else np.array(array.shape) for array in train)
     parts = (train, data.validation, data.test)

@@ -56,7 +56,7 @@ def joined_processes() -> Iterator[None]:
         elif isinstance(error, KeyboardInterrupt):
             warn("interrupted")
             status = 130
-        elif _lost(error):
+        elif is_lost(error):
             reason = str(error).splitlines()[0]
             warn(
                 f"process {jax.process_index()}: another of the {jax.process_count()} processes "
@@ -70,8 +70,8 @@ def joined_processes() -> Iterator[None]:
         os._exit(status)
 
 
-def _lost(error: BaseException) -> bool:
-    """Tell whether an error says that a connection is broken, as JAX raises it in several ways."""
+def is_lost(error: BaseException) -> bool:
+    """Tell whether an error says that another process is lost, as JAX raises it in several ways."""
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     return known and any(name in str(error) for name in ("Gloo", "NCCL", "UNAVAILABLE"))
 

@@ -15,6 +15,7 @@ import jaxmlp
 from jaxmlp.cli.console import (
     bad_input,
     check_folder,
+    fail,
     failing_run,
     select_device,
     several_devices,
@@ -28,10 +29,13 @@ from jaxmlp.cli.processes import (
     Ended,
     bad_input_of_any,
     is_first,
+    is_lost,
     joined_processes,
     signal_of_any,
 )
-from jaxmlp.data import Dataset
+from jaxmlp.data import Dataset, Examples
+from jaxmlp.data.splits import read, subset
+from jaxmlp.data.stored import StoredInputs
 from jaxmlp.network import Network, init, with_mean_outputs
 from jaxmlp.progress import Progress, say
 from jaxmlp.training import runs
@@ -44,6 +48,8 @@ from jaxmlp.training.secret import forget_secret, secret_key
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot, own_snapshot
 from jaxmlp.training.steps import cast
+
+_PICTURED = 10_000  # of training examples that are not in memory
 
 
 def train(options: Train) -> None:
@@ -67,8 +73,10 @@ def _train(options: Train) -> None:
                 f"{options.batch_size}"
             )
         network, data, settings = prepared(options, device)
-        about = about_run(options, data)
-        run = _open_run(options, about) if is_first() else Path()
+        run, about = Path(), {}
+        if is_first():  # it writes, and asks whether the data are those of before
+            about = about_run(options, data)
+            run = _open_run(options, about)
         if options.compile_cache is not None:
             use_compile_cache(options.compile_cache)
     run = shared(run)
@@ -182,6 +190,10 @@ class _Member:
                     devices=self.devices,
                     **settings,
                 )
+            except ValueError as error:
+                if not isinstance(self.data.train.inputs, StoredInputs) or is_lost(error):
+                    raise
+                fail(error, 1)  # they have changed while they were read
             except FloatingPointError as error:
                 if not is_first():  # it says the same
                     raise Ended(1) from error
@@ -261,6 +273,8 @@ def draw(
         name, part = "training", data.train
         if data.validation is not None:
             name, part = "validation", data.validation
+        else:
+            part = first_of(part)
     draw_run(
         folder,
         history,
@@ -272,6 +286,13 @@ def draw(
         data.scaling,
         part=name,
     )
+
+
+def first_of(part: Examples) -> Examples:
+    """Return the first of examples whose inputs are stored, as many as a picture tells apart."""
+    if not isinstance(part.inputs, StoredInputs):
+        return part
+    return read(subset(part, np.arange(min(len(part.targets), _PICTURED))))
 
 
 def about_run(options: Train, data: Dataset) -> dict[str, Any]:
@@ -310,7 +331,8 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
         if saved is not None:
             expected = runs.as_json(about["training"])
             for option, value in expected.items():
-                if saved.get(option) != value:
+                # Streamed or not makes no difference but in memory and time.
+                if option != "stream" and saved.get(option) != value:
                     raise ValueError(
                         f"{option}: expected {saved.get(option)}, with which {options.output} was "
                         f"begun, got {value}"

@@ -10,8 +10,9 @@ from jaxmlp.cli.console import warn
 from jaxmlp.cli.options import REGRESSION, Train, saved_options
 from jaxmlp.cli.problem import fingerprint_of
 from jaxmlp.data import Dataset, Examples, load_dataset
-from jaxmlp.data.assembly import is_file_name
 from jaxmlp.data.contents import listed
+from jaxmlp.data.datasets import is_own
+from jaxmlp.data.splits import read
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling
 from jaxmlp.training import runs
@@ -92,7 +93,7 @@ def load_data(
     """
     options = model.options
     arguments: dict[str, Any] = {}
-    if name is None or is_file_name(name):
+    if name is None or is_own(name):
         table = (options.dataset if name is None else name).lower().endswith(".csv")
         arguments = {
             "target": options.target if table else None,
@@ -100,7 +101,7 @@ def load_data(
         }
     if name is None:
         data_dir = data_dir or options.data_dir
-        for argument in ("validation_fraction", "validation_file", "test_file", "seed"):
+        for argument in ("validation_fraction", "validation_file", "test_file", "seed", "stream"):
             arguments[argument] = getattr(options, argument)
     data = load_dataset(options.dataset if name is None else name, data_dir, **arguments)
     _check_same(model, data)
@@ -113,7 +114,7 @@ def load_data(
 
 
 def part_of(data: Dataset, part: str | None, order: Sequence[str]) -> tuple[str, Examples]:
-    """Return a part of a data set by its name, or the first of these that there is.
+    """Return a part of a data set by its name, or the first of these that there is, in memory.
 
     Raises:
         ValueError: The part is not there, or none of them is.
@@ -122,7 +123,7 @@ def part_of(data: Dataset, part: str | None, order: Sequence[str]) -> tuple[str,
     wanted = order if part is None else (part,)
     for name in wanted:
         if name in there:
-            return name, getattr(data, name)
+            return name, read(getattr(data, name))
     got = "none" if part is None else part
     raise ValueError(
         f"part: expected {' or '.join(there)} of {data.name}, got {got}"

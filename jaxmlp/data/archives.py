@@ -5,8 +5,6 @@ promise what the zip file holds, and never where it is a pickle.
 """
 
 import contextlib
-import difflib
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,10 +14,6 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy_format
 
-from jaxmlp.data.contents import SPLITS, Contents, input_dtype, listed
-
-_REQUIRED = ("inputs", "targets")
-_OPTIONAL = ("sample_weight", "split")
 _PIECE = 2**20
 
 
@@ -34,77 +28,6 @@ class Header(NamedTuple):
     def nbytes(self) -> int:
         """How many bytes of content follow the header."""
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
-
-
-def read_archive(path: str | os.PathLike[str]) -> Contents:
-    """Return what a file .npz holds.
-
-    Args:
-        path: The file, with the arrays `inputs` (N, D), or images (N, rows, columns), and `targets`
-            (N,) or (N, K); and if it has them `sample_weight` (N,), and `split` (N,) of "train",
-            "validation" and "test" or of 0, 1 and 2. Others are passed over.
-
-    Returns:
-        Its contents: inputs uint8 where they are, else float32 or float64; images flattened.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is damaged, an array is missing or spelt wrong, holds Python objects, or does
-            not fit the others.
-    """
-    path = Path(path)
-    with opened_archive(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        for name in set(names).difference(_REQUIRED + _OPTIONAL):
-            if near := difflib.get_close_matches(name.lower(), _OPTIONAL, n=1, cutoff=0.8):
-                raise ValueError(f"{path}: unknown array {name!r}: did you mean {near[0]!r}?")
-        for name in _REQUIRED:
-            if name not in names:
-                raise ValueError(
-                    f"{path}: expected the arrays 'inputs' and 'targets', got {listed(names)}"
-                )
-        arrays = {
-            name: _read_member(path, archive, name)
-            for name in _REQUIRED + _OPTIONAL
-            if name in names
-        }
-    inputs, targets = arrays["inputs"], arrays["targets"]
-    check_inputs(path, Header(inputs.shape, False, inputs.dtype))
-    if (
-        targets.dtype.kind not in "biufUS"
-        or targets.ndim not in ((1,) if targets.dtype.kind in "US" else (1, 2))
-        or targets.shape[1:] == (0,)
-    ):
-        raise ValueError(
-            f"{path}: expected targets (N,) or (N, K) of numbers, or (N,) of strings, got "
-            f"{targets.dtype} of shape {targets.shape}"
-        )
-    for name, array in arrays.items():
-        if len(array) != len(inputs) if array.ndim else True:
-            raise ValueError(
-                f"{path}: expected {len(inputs)} rows in {name}, as in inputs, got shape "
-                f"{array.shape}"
-            )
-    weights = _weights(path, arrays.get("sample_weight"))
-    flat = inputs.reshape(len(inputs), -1)
-    flat = np.ascontiguousarray(flat, input_dtype(inputs.dtype))
-    check_inputs_finite(path, flat if weights is None else flat[weights > 0])
-    return Contents(
-        path=path,
-        inputs=flat,
-        targets=_strings(path, targets) if targets.dtype.kind in "US" else targets,
-        weights=weights,
-        split=_split(path, arrays.get("split")),
-        image_shape=inputs.shape[1:] if inputs.ndim == 3 else None,
-    )
-
-
-def _strings(path: Path, targets: np.ndarray) -> list[str]:
-    try:
-        strings = np.char.decode(targets, "utf-8") if targets.dtype.kind == "S" else targets
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected targets in UTF-8, got {error.object!r:.60}") from error
-    return [text.strip() for text in strings.tolist()]
 
 
 def check_inputs(path: Path, header: Header) -> None:
@@ -127,46 +50,6 @@ def check_inputs_finite(path: Path, inputs: np.ndarray, start: int = 0) -> None:
             f"{path}: expected finite inputs, got {inputs[row, column]} at [{start + row}, "
             f"{column}]"
         )
-
-
-def _weights(path: Path, array: np.ndarray | None) -> np.ndarray | None:
-    if array is None:
-        return None
-    if array.dtype.kind not in "biuf" or array.ndim != 1:
-        raise ValueError(
-            f"{path}: expected a sample_weight (N,) of numbers, got {array.dtype} of shape "
-            f"{array.shape}"
-        )
-    with np.errstate(over="ignore"):
-        weights = array.astype(np.float32)
-    wrong = ~np.isfinite(weights) | (weights < 0)
-    if wrong.any():
-        place = int(np.argmax(wrong))
-        raise ValueError(
-            f"{path}: expected a sample_weight of finite numbers ≥ 0, got {array[place]} at "
-            f"[{place}]"
-        )
-    return weights
-
-
-def _split(path: Path, array: np.ndarray | None) -> np.ndarray | None:
-    if array is None:
-        return None
-    codes = np.full(array.shape, -1, np.int8)
-    for code, name in enumerate(SPLITS):
-        if array.dtype.kind in "U":
-            codes[array == name] = code
-        elif array.dtype.kind in "iu":
-            codes[array == code] = code
-    if array.ndim != 1 or (codes < 0).any():
-        got = array.shape if array.ndim != 1 else repr(array[codes < 0][0].item())
-        raise ValueError(
-            f"{path}: expected a split (N,) of {listed(SPLITS)} or of 0, 1, 2, got {got}"
-        )
-    return codes
-
-
-# --------------------------------------------------------------------------- members of the zip
 
 
 @contextlib.contextmanager
@@ -219,6 +102,28 @@ def open_member(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[IO[byt
     except BaseException:
         stream.close()
         raise
+
+
+@contextlib.contextmanager
+def opened_array(path: Path) -> Iterator[tuple[IO[bytes], Header]]:
+    """Open a file .npy.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The stream behind the header, and the header.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged, or of objects.
+    """
+    try:
+        with path.open("rb") as stream:
+            yield stream, read_header(path, "the file", stream, path.stat().st_size)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise type(error)(f"{path}: expected a readable .npy file, got: {reason}") from error
 
 
 def read_header(path: Path, name: str, stream: IO[bytes], size: int) -> Header:
@@ -280,20 +185,44 @@ def fill(stream: IO[bytes], array: np.ndarray) -> None:
         place += len(piece)
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Return an array, in this machine's byte order."""
+def read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return an array, in this machine's byte order.
+
+    Args:
+        path: The file, for the messages.
+        archive: The opened file.
+        name: The array's name, which is there.
+
+    Raises:
+        ValueError: It is damaged, or does not fit into memory.
+    """
     stream, header = open_member(path, archive, name)
     with stream:
-        try:
-            array = np.empty(
-                header.shape[::-1] if header.fortran_order else header.shape, header.dtype
-            )
-        except (MemoryError, ValueError) as error:
-            raise ValueError(
-                f"{path}: expected {name} to fit into memory, got {header.dtype} of shape "
-                f"{header.shape}"
-            ) from error
-        fill(stream, array)
+        array = read_content(path, name, stream, header)
         stream.read(1)  # at the end the zip file compares its checksum
+    return array
+
+
+def read_content(path: Path, name: str, stream: IO[bytes], header: Header) -> np.ndarray:
+    """Return the array behind a header, in this machine's byte order.
+
+    Args:
+        path: The file, for the messages.
+        name: The array's name, for the messages.
+        stream: Behind the header.
+        header: What it says.
+
+    Raises:
+        ValueError: It does not fit into memory.
+        EOFError: The stream ends before.
+    """
+    try:
+        array = np.empty(header.shape[::-1] if header.fortran_order else header.shape, header.dtype)
+    except (MemoryError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected {name} to fit into memory, got {header.dtype} of shape "
+            f"{header.shape}"
+        ) from error
+    fill(stream, array)
     array = array.T if header.fortran_order else array
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmlp.data.archives import read_archive
+from jaxmlp.data.arrays import read_archive, read_folder
 from jaxmlp.data.contents import Contents, listed
 from jaxmlp.data.examples import Dataset, Examples
-from jaxmlp.data.labels import Kind, encoded, is_integer, keys, kind_of, numbers
+from jaxmlp.data.labels import Kind, different, encoded, is_integer, kind_of, numbers
 from jaxmlp.data.splits import subset
 from jaxmlp.data.tables import read_table
 from jaxmlp.scaling import PIXELS
@@ -19,8 +19,14 @@ SUFFIXES = (".npz", ".csv")
 
 
 def is_file_name(name: str | os.PathLike[str]) -> bool:
-    """Return whether a dataset's name ends as a file of examples does."""
-    return str(name).lower().endswith(SUFFIXES)
+    """Return whether a dataset's name ends as a file of examples does, or is that of a folder."""
+    return str(name).lower().endswith(SUFFIXES) or Path(name).expanduser().is_dir()
+
+
+def kind_of_file(path: Path) -> str:
+    """Return the ending of a file of examples, or "folder"."""
+    suffix = path.suffix.lower()
+    return "folder" if suffix not in SUFFIXES and path.is_dir() else suffix
 
 
 def read_dataset(
@@ -29,8 +35,9 @@ def read_dataset(
     validation_file: str | os.PathLike[str] | None = None,
     test_file: str | os.PathLike[str] | None = None,
     regression: bool | None = None,
+    stream: bool = False,
 ) -> Dataset:
-    """Return the dataset of a file .npz or .csv, and of its companions.
+    """Return the dataset of a file .npz or .csv or of a folder of .npy, and of its companions.
 
     Args:
         path: The file, as `load_dataset` describes it.
@@ -38,6 +45,8 @@ def read_dataset(
         validation_file: Examples for validation, in a file of the same kind.
         test_file: Examples for testing, in a file of the same kind.
         regression: Whether the targets are numbers; by default the rule of `jaxmlp.data.labels`.
+        stream: Whether the inputs stay unread, as `StoredInputs`: those of all parts of the first
+            file.
 
     Returns:
         The dataset. Where neither a `split` nor a file says which examples are for validation or
@@ -47,16 +56,14 @@ def read_dataset(
         OSError: A file cannot be read.
         ValueError: A file is damaged, or they do not fit each other.
     """
-    contents = _read(path, target)
+    contents = _read(path, target, stream)
     kind = kind_of(contents, regression)
     train_rows = contents.rows_of("train")
     if train_rows is not None and not len(train_rows):
         raise ValueError(f"{contents.path}: expected rows for training in split, got none")
     classes: list[Any] | None = None
     if kind != "numbers":
-        known = keys(contents, kind)
-        trained = known if train_rows is None else [known[row] for row in train_rows]
-        classes = sorted(set(trained))
+        classes = sorted(different(contents, kind, train_rows))
         if len(classes) < 2:
             raise ValueError(
                 f"{contents.path}: expected examples of at least two classes for training, got "
@@ -152,16 +159,21 @@ def _with_features(contents: Contents, features: Sequence[str]) -> Contents:
     return contents._replace(inputs=contents.inputs[:, order], features=tuple(features))
 
 
-def _read(path: str | os.PathLike[str], target: str | None) -> Contents:
+def _read(path: str | os.PathLike[str], target: str | None, stream: bool = False) -> Contents:
     path = Path(path).expanduser()
-    if path.suffix.lower() == ".csv":
+    if kind_of_file(path) == ".csv":
+        if stream:
+            raise ValueError(
+                f"stream: expected it for a file .npz or a folder of .npy, got {path}, which is "
+                "read line after line"
+            )
         return read_table(path, target)
     if target is not None:
         raise ValueError(
             f"target: expected none for {path}, whose targets are its array 'targets', got "
             f"{target!r}"
         )
-    return read_archive(path)
+    return (read_folder if kind_of_file(path) == "folder" else read_archive)(path, stream)
 
 
 def _examples(contents: Contents, kind: Kind, classes: list[Any] | None) -> Examples:
@@ -178,9 +190,10 @@ def _companion(
     width: int,
 ) -> Examples:
     """Return the examples of a file that goes with the one for training."""
-    suffix = first.path.suffix.lower()
-    if Path(file).suffix.lower() != suffix:
-        raise ValueError(f"{part}_file: expected a file {suffix}, as {first.path}, got {file}")
+    kind_of_first = kind_of_file(first.path)
+    if kind_of_file(Path(file).expanduser()) != kind_of_first:
+        expected = "folder" if kind_of_first == "folder" else f"file {kind_of_first}"
+        raise ValueError(f"{part}_file: expected a {expected}, as {first.path}, got {file}")
     contents = _read(file, first.target)
     path = contents.path
     if contents.split is not None:

@@ -17,7 +17,7 @@ class Contents(NamedTuple):
 
     Attributes:
         path: The file.
-        inputs: (N, D), uint8, float32 or float64.
+        inputs: (N, D), uint8, float32 or float64, an array or `StoredInputs`.
         targets: (N,) strings, integers or numbers, or (N, K) numbers, as they were read.
         weights: (N,) float32, finite and not negative, or None.
         split: (N,), of each row its place in `SPLITS`, or None.
@@ -28,7 +28,7 @@ class Contents(NamedTuple):
     """
 
     path: Path
-    inputs: np.ndarray
+    inputs: Any
     targets: list[str] | np.ndarray
     weights: np.ndarray | None = None
     split: np.ndarray | None = None

@@ -9,10 +9,15 @@ from jaxmlp.data.examples import Dataset, image_dataset
 from jaxmlp.data.files import find_idx_files, idx_file, read_idx_images
 from jaxmlp.data.prepared import PUBLISHED, default_folder, is_prepared, read_prepared
 from jaxmlp.data.scikit_learn import SCIKIT_LEARN, load_scikit_learn
-from jaxmlp.data.splits import with_validation
+from jaxmlp.data.splits import with_read_parts, with_validation
 from jaxmlp.validation import check_name
 
 DATASETS = (*SCIKIT_LEARN, *PUBLISHED)
+
+
+def is_own(name: str | os.PathLike[str]) -> bool:
+    """Return whether a dataset is the user's own, in a file or folder, and none of `DATASETS`."""
+    return str(name) not in DATASETS and is_file_name(name)
 
 
 def load_dataset(
@@ -25,6 +30,7 @@ def load_dataset(
     test_file: str | os.PathLike[str] | None = None,
     seed: int = 0,
     regression: bool | None = None,
+    stream: bool = False,
 ) -> Dataset:
     """Return a dataset by its name or from a file, without any network.
 
@@ -38,14 +44,15 @@ def load_dataset(
 
     A file .csv is a table under a header, of numbers that are all there. The targets are its column
     `target`, by default the last. A file .npz has the arrays `inputs`, (N, D) or images (N, rows,
-    columns), and `targets`, (N,) or (N, K); unsigned bytes stay bytes and are scaled to [0, 1].
+    columns), and `targets`, (N,) or (N, K); unsigned bytes stay bytes and are scaled to [0, 1]. So
+    has a folder, in files inputs.npy, targets.npy and so on.
     Integers and strings are classes, in their order; numbers with a decimal point, and arrays of
     floats, are a regression (`jaxmlp.data.labels` has the rule in full). A column or array
     "sample_weight" weighs the examples, and one "split" of train, validation and test (or 0, 1 and
     2) says what they are for. Without it all are for training.
 
     Args:
-        name: One of `DATASETS`, or a path that ends in .npz or .csv.
+        name: One of `DATASETS`, or a path that ends in .npz or .csv, or of a folder.
         data_dir: A folder with train-images-idx3-ubyte, train-labels-idx1-ubyte,
             t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (emnist-balanced-train-images-… and
             so on for "emnist"). Each may end in .gz, and may be spelt with a dot, as in
@@ -59,6 +66,9 @@ def load_dataset(
         test_file: The examples for testing, in a file of the same kind and columns.
         seed: Of the draw.
         regression: True to take a file's targets as numbers, False as classes.
+        stream: Leave the inputs of the training examples where they are, in a folder or an
+            uncompressed file .npz: they are `StoredInputs`, which `fit` reads as it needs them.
+            What is for validation and testing is read.
 
     Returns:
         The dataset in NumPy arrays: inputs uint8, float32 or float64, targets int32 classes (N,)
@@ -80,14 +90,15 @@ def load_dataset(
         >>> iris.classes, iris.train.targets.shape, iris.test.targets.shape
         (('setosa', 'versicolor', 'virginica'), (120,), (30,))
     """
-    if is_file_name(name):
+    if is_own(name):
         _check_none(str(name), "is a file itself", data_dir=data_dir)
-        dataset = read_dataset(name, target, validation_file, test_file, regression)
-        return with_validation(dataset, validation_fraction, seed)
+        dataset = read_dataset(name, target, validation_file, test_file, regression, stream)
+        return with_read_parts(with_validation(dataset, validation_fraction, seed))
     try:
         check_name("dataset", str(name), DATASETS)
     except ValueError as error:
-        raise ValueError(f"{error}, or a file {' or '.join(SUFFIXES)}") from None
+        kinds = " or ".join(SUFFIXES)
+        raise ValueError(f"{error}, or a file {kinds} or a folder of .npy files") from None
     name = str(name)
     _check_none(
         *(name, "is a known dataset"),
@@ -95,6 +106,7 @@ def load_dataset(
         validation_file=validation_file,
         test_file=test_file,
         regression=regression,
+        stream=stream or None,
     )
     if name in SCIKIT_LEARN:
         ships = "ship" if name == "digits" else "ships"

@@ -1,6 +1,6 @@
 """What a dataset is: examples to learn from and examples to be judged by, as NumPy arrays."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,11 +10,12 @@ from jaxmlp.scaling import PIXELS, Scaling
 class Examples(NamedTuple):
     """Inputs (N, D), targets, and weights (N,) or None.
 
-    The inputs are as they were read: uint8, float32 or float64. The targets are int32 classes (N,),
+    The inputs are as they were read: uint8, float32 or float64; or `StoredInputs` of these. The
+    targets are int32 classes (N,),
     or float32 numbers (N, K) for a regression. The weights are float32.
     """
 
-    inputs: np.ndarray
+    inputs: Any
     targets: np.ndarray
     weights: np.ndarray | None = None
 

@@ -48,7 +48,7 @@ def kind_of(contents: Contents, regression: bool | None) -> Kind:
     else:
         kind = _kind_of_array(contents, contents.targets, regression)
     if kind == "integers" and regression is None:
-        count = len(set(keys(contents, kind)))
+        count = len(different(contents, kind))
         if count > MAX_INTEGER_CLASSES:
             where = "targets" if contents.target is None else f"column {contents.target!r}"
             raise ValueError(
@@ -138,6 +138,22 @@ def keys(contents: Contents, kind: Kind) -> list[Any]:
     return [value[text] for text in contents.targets]
 
 
+def different(contents: Contents, kind: Kind, rows: np.ndarray | None = None) -> set[Any]:
+    """Return the different classes, each as `keys` returns it.
+
+    Args:
+        contents: The file's contents.
+        kind: "integers" or "names".
+        rows: The rows to look at, or None for all.
+    """
+    targets = contents.targets
+    if isinstance(targets, np.ndarray):  # of all the rows: a list would be several times as large
+        chosen = np.unique(targets if rows is None else targets[rows])
+        return set(keys(contents._replace(targets=chosen), kind))
+    known = keys(contents, kind)
+    return set(known if rows is None else [known[row] for row in rows])
+
+
 def encoded(contents: Contents, kind: Kind, classes: Sequence[Any]) -> np.ndarray:
     """Return the targets as the places of their classes.
 
@@ -160,16 +176,21 @@ def encoded(contents: Contents, kind: Kind, classes: Sequence[Any]) -> np.ndarra
             f"{contents.targets.shape}"
         )
     place = {key: index for index, key in enumerate(classes)}
-    codes = [place.get(key, -1) for key in keys(contents, kind)]
-    if -1 in codes:
-        row = codes.index(-1)
+    if isinstance(contents.targets, np.ndarray):
+        chosen, inverse = np.unique(contents.targets, return_inverse=True)
+        found = keys(contents._replace(targets=chosen), kind)
+        codes = np.array([place.get(key, -1) for key in found], np.int32)[inverse]
+    else:
+        codes = np.array([place.get(key, -1) for key in keys(contents, kind)], np.int32)
+    if (codes < 0).any():
+        row = int(np.argmax(codes < 0))
         target: Any = contents.targets[row]
         got = target if isinstance(target, str) else target.item()
         raise ValueError(
             f"{contents.path}: expected a class of the training examples ({listed(classes)}) in "
             f"{contents.place(row)}, got {got!r:.60}"
         )
-    return np.array(codes, np.int32)
+    return codes
 
 
 def numbers(contents: Contents) -> np.ndarray:

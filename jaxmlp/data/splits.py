@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxmlp.data.examples import Dataset, Examples
+from jaxmlp.data.stored import StoredInputs
 
 
 def split_stratified(
@@ -109,7 +110,31 @@ def subset(examples: Examples, rows: np.ndarray) -> Examples:
         rows: Their indices.
 
     Returns:
-        The examples, copied.
+        The examples, copied; inputs that are stored stay where they are.
     """
     weights = None if examples.weights is None else examples.weights[rows]
     return Examples(examples.inputs[rows], examples.targets[rows], weights)
+
+
+def read(examples: Examples) -> Examples:
+    """Return the examples with their inputs in memory.
+
+    Raises:
+        OSError: They cannot be read any more.
+    """
+    if isinstance(examples.inputs, StoredInputs):
+        return examples._replace(inputs=examples.inputs.in_memory())
+    return examples
+
+
+def with_read_parts(dataset: Dataset) -> Dataset:
+    """Return the dataset with what is for validation and testing in memory.
+
+    Raises:
+        OSError: It cannot be read any more.
+    """
+    parts = {
+        name: part and read(part)
+        for name, part in (("validation", dataset.validation), ("test", dataset.test))
+    }
+    return dataset._replace(**parts)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from jaxmlp.data.examples import Dataset
-from jaxmlp.scaling import Scaling, standardization
+from jaxmlp.data.stored import StoredInputs
+from jaxmlp.scaling import Scaling, scaling_of, standardization
 
 _COLUMNS = 64
 
@@ -29,6 +30,8 @@ def standardized(dataset: Dataset) -> Dataset:
         raise ValueError(
             f"{dataset.source}: expected a training example that weighs more than 0, got none"
         )
+    if isinstance(inputs, StoredInputs):
+        return dataset._replace(scaling=_streamed(inputs, weights))
     # Some columns at a time: in float64 all the images would take eight times their memory.
     parts = [
         standardization(inputs[:, start : start + _COLUMNS].astype(np.float64), weights)
@@ -36,3 +39,31 @@ def standardized(dataset: Dataset) -> Dataset:
     ]
     shift, factor = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return dataset._replace(scaling=Scaling(shift, factor))
+
+
+def _streamed(inputs: StoredInputs, weights: np.ndarray | None) -> Scaling:
+    """Return the scaling of inputs that are read once, some rows at a time.
+
+    References:
+        Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample
+        variances, 1979.
+    """
+    start, total = 0, 0.0
+    mean, squares = np.zeros((2, inputs.shape[1]))  # of deviations from the mean, weighted
+    for chunk in inputs.chunks():
+        of_chunk = np.ones(len(chunk)) if weights is None else weights[start : start + len(chunk)]
+        numbers = start + np.flatnonzero(of_chunk > 0)
+        rows = chunk[of_chunk > 0]
+        inputs.check_finite(rows, numbers)
+        start += len(chunk)
+        if not len(rows):
+            continue
+        its = of_chunk[of_chunk > 0].astype(np.float64)
+        rows, weight = rows.astype(np.float64), its.sum()
+        its_mean = np.average(rows, axis=0, weights=its)
+        rows -= its_mean
+        total += weight
+        apart = its_mean - mean
+        squares += its @ np.square(rows) + np.square(apart) * (weight * (total - weight) / total)
+        mean += apart * (weight / total)
+    return scaling_of(mean, np.sqrt(squares / total))

@@ -19,8 +19,8 @@ import numpy as np
 from jaxmlp.batch import Batch
 from jaxmlp.estimators.epochs import epochs_at_once, run_side_by_side
 from jaxmlp.evaluation import padded
-from jaxmlp.training.epochs import bucket
 from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
+from jaxmlp.training.orders import bucket
 
 _CACHE = 2**22  # bytes of the fits side by side on one core: about what stays near it
 

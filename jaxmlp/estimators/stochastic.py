@@ -19,7 +19,7 @@ from jaxmlp.estimators.parameters import Parameterized, checked_weights, dense, 
 from jaxmlp.estimators.training import OptimizerState, Training, prepared
 from jaxmlp.evaluation import padded_batch, predictions
 from jaxmlp.network import Network, Parameters
-from jaxmlp.training.epochs import bucket
+from jaxmlp.training.orders import bucket
 
 _SMALLEST_RATE = 1e-6  # "adaptive" stops below it
 

@@ -11,7 +11,7 @@ from jaxmlp.estimators.epochs import Progress
 from jaxmlp.estimators.solvers import Solver
 from jaxmlp.network import Network
 from jaxmlp.privacy import epsilon, padded_size, poisson_batches
-from jaxmlp.training.epochs import bucket
+from jaxmlp.training.orders import bucket
 from jaxmlp.training.steps import Privacy, Regularization
 
 

@@ -5,7 +5,7 @@ a part of stays where it is.
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,23 @@ class Placement:
             return number
         return type(number)(gathered(number)[0])
 
+    def batches(self, numbers: np.ndarray, read: Callable[[np.ndarray], Any]) -> Any:
+        """Return batches of which every device has a part: each process reads those of its own.
+
+        Args:
+            numbers: (k, B) numbers of examples; B divides by the devices.
+            read: Returns a tree of arrays (k, b, …) for numbers (k, b).
+        """
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, "devices"))
+        places = sharding.addressable_devices_indices_map(numbers.shape)
+        parts = [jax.device_put(read(numbers[place]), device) for device, place in places.items()]
+
+        def whole(*leaves: Any) -> Any:
+            shape = (*numbers.shape, *leaves[0].shape[2:])
+            return jax.make_array_from_single_device_arrays(shape, sharding, list(leaves))
+
+        return jax.tree.map(whole, *parts)
+
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
     """Return the tree in this sharding, also where other processes have devices of it."""
@@ -74,6 +91,11 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
         return jax.make_array_from_callback(host.shape, sharding, lambda place: host[place])
 
     return jax.tree.map(put, tree)
+
+
+def placed(tree: Any, placement: Placement | None) -> Any:
+    """Return the tree on the default device, or with a copy on every device of a placement."""
+    return jax.device_put(tree) if placement is None else placement.everywhere(tree)
 
 
 def placement_on(devices: Sequence[Any] | None) -> Placement | None:

@@ -1,9 +1,10 @@
-"""The epochs of a training: pieces of compiled steps, over data that stay on the device.
+"""The epochs of a training: pieces of compiled steps, over what a feed has on the device.
 
 An epoch runs in pieces of about half a second, between which it can be watched, saved and stopped;
 the pieces change nothing in what is computed.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,27 +17,34 @@ import numpy as np
 from jax import Array
 
 from jaxmlp.batch import Batch
-from jaxmlp.evaluation import Metrics, chunk_sums, evaluate_chunks, padded, padded_batch
+from jaxmlp.evaluation import Metrics, chunk_sums, evaluate_chunks, padded_batch
 from jaxmlp.network import Network, Parameters
-from jaxmlp.privacy import epsilon, padded_size, poisson_batches
+from jaxmlp.privacy import epsilon, padded_size
 from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.distributed import Placement
-from jaxmlp.training.optimizers import with_numbers
+from jaxmlp.training.distributed import Placement, placed
+from jaxmlp.training.feeds import Feed, Part, Resident
+from jaxmlp.training.orders import Plan, bucket
 from jaxmlp.training.records import check_convergence, is_better, record_of
 from jaxmlp.training.settings import Settings
-from jaxmlp.training.snapshots import Best, Record, Snapshot, first_snapshot, largest
+from jaxmlp.training.snapshots import (
+    Best,
+    Record,
+    Snapshot,
+    check_resumable,
+    copied,
+    first_snapshot,
+    largest,
+)
 from jaxmlp.training.steps import (
-    TrainingState,
     cast,
     gradient_figures,
     model_of,
     no_sums,
     run_steps,
 )
+from jaxmlp.training.streaming import StoredExamples, Streamed
 
-_SMALLEST_BUCKET = 2048
-_LARGEST_STEP = 65536
 _FIRST_PIECE = 64  # steps
 _PIECE_SECONDS = 0.5
 _MANY_STEPS = 10**6  # of a private training, in none of which a batch overflows
@@ -88,7 +96,7 @@ class Training:
         params: Parameters,
         settings: Settings,
         key: Array,
-        examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+        examples: tuple[np.ndarray, np.ndarray, np.ndarray] | StoredExamples,
         scaling: Scaling | None,
         others: Mapping[str, tuple[Scaling | None, list[Batch]]],
         placement: Placement | None = None,
@@ -97,12 +105,11 @@ class Training:
         self.network = exact_products(network) if settings.private else network
         self.settings = settings
         self.scaling, self.others = self._placed((scaling, others))
-        self.n_examples = len(examples[0])
+        self.n_examples = len(examples[1])
         self.dtype = np.dtype(params[0].weight.dtype)
         rows = bucket(self.n_examples)
-        self.data: Batch = self._placed(padded_batch(*examples, rows))
         size = min(settings.batch_size, rows)  # beyond: nothing but padding
-        self.longest = -(-rows // size)
+        longest = -(-rows // size)
         self.steps = -(-self.n_examples // size)
         self.batch_size = size  # with the padding of Poisson batches
         self.mechanism: tuple[float, float, float] | None = None
@@ -115,9 +122,23 @@ class Training:
                 )
             self.batch_size += -self.batch_size % placement.count  # its padding
         self.constants: Any = {"batch_size": self.batch_size, "dtype": self.dtype}
-        self.words = np.asarray(jax.random.key_data(key)).tolist()
-        self.wide = np.promote_types(self.dtype, np.float32)
-        self.regularization = self._placed(settings.regularization(network, self.wide))
+        wide = np.promote_types(self.dtype, np.float32)
+        plan = Plan(
+            words=np.asarray(jax.random.key_data(key)).tolist(),
+            n_examples=self.n_examples,
+            batch_size=self.batch_size,
+            steps=self.steps,
+            sampling=self.mechanism and self.mechanism[1],
+            settings=settings,
+            dtype=wide,
+        )
+        self.feed: Feed
+        if isinstance(examples, StoredExamples):
+            self.feed = Streamed(examples, plan, placement)
+        else:
+            data: Any = self._placed(padded_batch(*examples, rows))
+            self.feed = Resident(data, plan, longest, placement)
+        self.regularization = self._placed(settings.regularization(network, wide))
         random = settings.private or self.regularization.dropout is not None
         self.key = self._placed(key) if random else None
         self.pace = Pace(placement)
@@ -125,9 +146,7 @@ class Training:
 
     def _placed(self, tree: Any) -> Any:
         """Return the tree on the device, or with a copy on every device."""
-        if self.placement is None:
-            return jax.device_put(tree)
-        return self.placement.everywhere(tree)
+        return placed(tree, self.placement)
 
     def _begin_privacy(self) -> None:
         """Set the mechanism and the padded size of its batches.
@@ -171,42 +190,11 @@ class Training:
         Raises:
             ValueError: It is of another training, or its arrays are gone.
         """
-
-        def shapes(state: TrainingState) -> Any:
-            return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
-
         first = jax.eval_shape(
             lambda params: first_snapshot(self.network, params, self.settings).state, params
         )
-        if shapes(snapshot.state) != shapes(first):
-            raise ValueError(
-                "resume: expected a snapshot of a training of this network with this optimizer and "
-                "the same settings on and off, got another one's"
-            )
-        if snapshot.total != snapshot.epoch * self.steps + snapshot.step:
-            raise ValueError(
-                f"resume: expected a snapshot of a training with {self.steps} steps an epoch, got "
-                f"one of {snapshot.total} steps in {snapshot.epoch} epochs and {snapshot.step} "
-                "steps: the examples or the batch size are others"
-            )
-        if snapshot.total and snapshot.mechanism != self.mechanism:
-            raise ValueError(
-                "resume: expected a snapshot of a training with the noise multiplier, the sampling "
-                f"rate and the clip norm {self.mechanism}, got one with {snapshot.mechanism}: "
-                "epsilon would be wrong"
-            )
-        leaves = jax.tree.leaves((snapshot.state, snapshot.progress))
-        if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in leaves):
-            raise ValueError(
-                "resume: expected a snapshot that holds its arrays, got one that a training has "
-                "gone on from: copy what must outlive it"
-            )
-        copied: Any = jax.tree.map(partial(jnp.array, copy=True), snapshot.state)
-        numbers = with_numbers(copied.optimizer_state, self.settings.numbers)
-        return snapshot._replace(
-            state=copied._replace(optimizer_state=numbers),
-            progress=jax.tree.map(partial(jnp.array, copy=True), snapshot.progress),
-        )
+        check_resumable(snapshot, first, self.steps, self.mechanism)
+        return copied(snapshot, self.settings)
 
     def run(
         self,
@@ -215,7 +203,6 @@ class Training:
         watch: Callable[[Snapshot], None] | None,
     ) -> Fit:
         """Return the network trained from the snapshot on."""
-        compiling = None
         self.history = list(snapshot.history)
         snapshot = snapshot._replace(mechanism=self.mechanism)
         if self.placement is not None:
@@ -223,24 +210,34 @@ class Training:
             best = snapshot.best
             best = best and best._replace(params=self._placed(best.params))
             snapshot = snapshot._replace(state=state, progress=progress, best=best)
-        if not self._done(snapshot):
-            compiling = self._compile(snapshot)
+        with contextlib.closing(self.feed):
+            snapshot = self._ran(snapshot, callbacks, watch)
+        best, state = snapshot.best, snapshot.state
+        model = model_of(state, self.dtype) if best is None else cast(best.params, self.dtype)
+        epoch = snapshot.epoch if best is None else best.epoch
+        return Fit(model, state.optimizer_state, self.history, epoch)
+
+    def _ran(
+        self,
+        snapshot: Snapshot,
+        callbacks: Sequence[Callback],
+        watch: Callable[[Snapshot], None] | None,
+    ) -> Snapshot:
+        """Return the snapshot after all epochs."""
+        compiling = None if self._done(snapshot) else self._compile(snapshot)
         while not self._done(snapshot):
-            order, rates = self._order(snapshot.epoch)
+            self.feed.begin(snapshot.epoch)
             while snapshot.step < self.steps:
-                snapshot = self._piece(snapshot, order, rates)
+                snapshot = self._piece(snapshot)
                 if watch is not None and snapshot.step < self.steps:
                     watch(snapshot)
-            snapshot, record = self._completed(snapshot, order, compiling)
+            snapshot, record = self._completed(snapshot, compiling)
             compiling = None
             for callback in callbacks:
                 callback(record, snapshot)
             if watch is not None:
                 watch(snapshot)
-        best, state = snapshot.best, snapshot.state
-        model = model_of(state, self.dtype) if best is None else cast(best.params, self.dtype)
-        epoch = snapshot.epoch if best is None else best.epoch
-        return Fit(model, state.optimizer_state, self.history, epoch)
+        return snapshot
 
     def _compile(self, snapshot: Snapshot) -> float:
         """Compile the programs of an epoch, the steps beside the figures.
@@ -250,10 +247,11 @@ class Training:
         Returns:
             The seconds that it took.
         """
+        part = self.feed.part(snapshot.epoch, snapshot.step)
+        first = self.feed.first_batch(snapshot.epoch) if self._train_figures else None
         begin = time.perf_counter()
-        order, rates = self._order(snapshot.epoch)
         steps = run_steps.lower(
-            *self._steps_arguments(snapshot, order, rates, snapshot.step),
+            *self._steps_arguments(snapshot, part, snapshot.step),
             optimizer=self.settings.transformation,
             placement=self.placement,
             **self.constants,
@@ -264,8 +262,8 @@ class Training:
             for scaling, batches in self.others.values()
         ]
         figures.append(largest.lower(model))
-        if self._train_figures:
-            arguments = self._figures_arguments(snapshot, order)
+        if first is not None:
+            arguments = self._figures_arguments(snapshot, first)
             figures.append(gradient_figures.lower(*arguments, **self.constants))
         with ThreadPoolExecutor(1) as other:
             compiled = other.submit(steps.compile)
@@ -274,57 +272,46 @@ class Training:
             compiled.result()
         return time.perf_counter() - begin
 
-    def _order(self, epoch: int) -> tuple[Array, Array]:
-        """Return an epoch's order of the examples and its learning rates, padded, on the device."""
-        length = self.longest * self.batch_size
-        if self.mechanism is None:
-            rows = epoch_order(self.words, epoch, self.n_examples, length)
-        else:
-            rng = np.random.default_rng([*self.words, epoch])
-            size, rate = self.batch_size, self.mechanism[1]
-            drawn = poisson_batches(rng, self.n_examples, rate, self.steps, size)
-            rows = np.full(length, -1, np.int32)
-            rows[: drawn.size] = drawn.reshape(-1)
-        rates = epoch_rates(self.settings, epoch, self.steps).astype(self.wide)
-        return self._placed((rows, padded(rates, self.longest)))
-
-    def _steps_arguments(
-        self, snapshot: Snapshot, order: Array, rates: Array, end: int
-    ) -> tuple[Any, ...]:
+    def _steps_arguments(self, snapshot: Snapshot, part: Part, end: int) -> tuple[Any, ...]:
         """Return the arrays that `run_steps` takes, up to step `end` of the epoch."""
-        place = {"first": snapshot.step, "end": end, "before": snapshot.epoch * self.steps}
+        place = {
+            "first": snapshot.step - part.first,
+            "end": end - part.first,
+            "before": snapshot.epoch * self.steps + part.first,
+        }
         return (
             self.network,
             snapshot.state,
             snapshot.progress,
-            self.data,
-            order,
-            rates,
+            part.examples,
+            part.order,
+            part.rates,
             self.regularization,
             self.scaling,
             self.key,
             {name: np.int32(number) for name, number in place.items()},
         )
 
-    def _figures_arguments(self, snapshot: Snapshot, order: Array) -> tuple[Any, ...]:
+    def _figures_arguments(self, snapshot: Snapshot, part: Part) -> tuple[Any, ...]:
         """Return the arrays that `gradient_figures` takes."""
         return (
             self.network,
             snapshot.state.params,
-            self.data,
-            order,
+            part.examples,
+            part.order,
             self.regularization,
             self.scaling,
             self.key,
             np.int32(snapshot.epoch * self.steps),
         )
 
-    def _piece(self, snapshot: Snapshot, order: Array, rates: Array) -> Snapshot:
-        """Return the snapshot after the next half second of steps."""
-        end = self.pace.end(snapshot.step, self.steps)
+    def _piece(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot after the next half second of steps, or those that are here."""
         begin = time.perf_counter()
+        part = self.feed.part(snapshot.epoch, snapshot.step)
+        end = self.pace.end(snapshot.step, part.end)
         state, progress = run_steps(
-            *self._steps_arguments(snapshot, order, rates, end),
+            *self._steps_arguments(snapshot, part, end),
             optimizer=self.settings.transformation,
             placement=self.placement,
             **self.constants,
@@ -340,16 +327,14 @@ class Training:
             seconds=snapshot.seconds + seconds,
         )
 
-    def _completed(
-        self, snapshot: Snapshot, order: Array, compiling: float | None
-    ) -> tuple[Snapshot, Record]:
+    def _completed(self, snapshot: Snapshot, compiling: float | None) -> tuple[Snapshot, Record]:
         """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
         network, epoch = self.network, snapshot.epoch + 1
         model = model_of(snapshot.state, self.dtype)
         figures: dict[str, Metrics] = {}
         of_gradient = {}
         if self._train_figures:
-            arguments = self._figures_arguments(snapshot, order)
+            arguments = self._figures_arguments(snapshot, self.feed.first_batch(snapshot.epoch))
             of_gradient = jax.device_get(gradient_figures(*arguments, **self.constants))
             figures["train"] = jax.device_get(snapshot.progress).metrics(network)
         for name, prepared in self.others.items():
@@ -391,30 +376,3 @@ class Training:
         if patience is not None and best is not None and snapshot.epoch - best.epoch >= patience:
             return True
         return snapshot.epoch >= self.settings.epochs
-
-
-def epoch_order(words: Sequence[int], epoch: int, n_examples: int, length: int) -> np.ndarray:
-    """Return the examples' numbers in the order of an epoch, padded with −1 to `length`.
-
-    Args:
-        words: The key's data; with the epoch they decide the order.
-        epoch: The epoch's number, from 0.
-        n_examples: How many there are.
-        length: The length of the result, at least that.
-    """
-    rows = np.full(length, -1, np.int32)
-    rows[:n_examples] = np.random.default_rng([*words, epoch]).permutation(n_examples)
-    return rows
-
-
-def epoch_rates(settings: Settings, epoch: int, steps: int) -> np.ndarray:
-    """Return the learning rates of the steps of an epoch, in float64."""
-    first = epoch * steps
-    return settings.rates(first, first + steps, settings.epochs * steps)
-
-
-def bucket(n_examples: int) -> int:
-    """Return the padded number of rows: a power of two up to 65,536, then a multiple of it."""
-    if n_examples > _LARGEST_STEP:
-        return -(-n_examples // _LARGEST_STEP) * _LARGEST_STEP
-    return max(_SMALLEST_BUCKET, 1 << (n_examples - 1).bit_length())

@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmlp.batch import Batch
+from jaxmlp.data.stored import StoredInputs
 from jaxmlp.evaluation import checked_examples, chunks
 from jaxmlp.network import Network, Parameters, check_parameters
 from jaxmlp.scaling import Scaling
@@ -16,13 +17,14 @@ from jaxmlp.training.distributed import placement_on
 from jaxmlp.training.epochs import Callback, Fit, Training
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Snapshot, first_snapshot
+from jaxmlp.training.streaming import checked_stored
 from jaxmlp.validation import as_host_array, check_finite, check_key
 
 
 def fit(
     network: Network,
     params: Parameters,
-    inputs: ArrayLike,
+    inputs: ArrayLike | StoredInputs,
     targets: ArrayLike,
     *,
     key: Array,
@@ -53,18 +55,22 @@ def fit(
     resume: Snapshot | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Fit:
-    """Return the network trained on examples in memory, with our gradient and an optax optimiser.
+    """Return the network trained on examples, with our gradient and an optax optimiser.
 
-    An epoch is one compiled program with the state donated; the data stay on the device, pixels
-    (uint8) as bytes. Another learning rate or other number of any kind, schedule, number of epochs
-    or key compiles nothing new, nor does another N up to the same power of two (above 65,536: the
-    same multiple of it). Switching something on that was off (dropout, smoothing, clipping …) does.
+    An epoch is one compiled program with the state donated; data in memory stay on the device,
+    pixels (uint8) as bytes. Another learning rate or other number of any kind, schedule, number of
+    epochs or key compiles nothing new, nor does another N up to the same power of two (above
+    65,536: the same multiple of it). Switching something on that was off (dropout, smoothing,
+    clipping …) does.
 
     Args:
         network: The network.
         params: Its initial parameters; they are copied, not donated. In float16 and bfloat16 only
             the products are computed in their dtype: what is trained is a float32 copy.
-        inputs: (N, D), finite.
+        inputs: (N, D), finite. Those of a `jaxmlp.data.StoredInputs` stay on disk and are read
+            block by block ahead of the steps, which needs the extra "stream": the batches and the
+            result are those of the same inputs in memory, a snapshot of the one goes on as the
+            other, and what is not finite is found when it is read.
         targets: As for `jaxmlp.loss`, classes within 0 … K − 1.
         key: A typed key: it shuffles the examples anew in every epoch, and draws dropout's masks.
             In a private training it draws the batches and the noise: keep it to yourself, and take
@@ -134,6 +140,7 @@ def fit(
         ValueError: No examples, values that do not fit or are not finite, an unknown name or a
             number out of its range.
         FloatingPointError: A loss or a parameter became infinite or NaN, with the epoch.
+        OSError: Inputs that are stored cannot be read any more.
         OverflowError: A Poisson batch was larger than is expected once in 10¹² trainings.
 
     Example:
@@ -177,11 +184,17 @@ def fit(
     )
     settings.check(network)
     placement = placement_on(devices)
-    examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
-    if settings.private and sample_weight is not None:
-        # As they are: brought to the largest one, they would depend on one another.
-        weights = as_host_array("sample_weight", sample_weight).astype(examples[2].dtype)
-        examples = *examples[:2], weights
+    if isinstance(inputs, StoredInputs):
+        examples = checked_stored(
+            network, params, inputs, targets, sample_weight, scaling, private=settings.private
+        )
+        left = examples.left
+    else:
+        examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
+        if settings.private and sample_weight is not None:
+            # As they are: brought to the largest one, they would depend on one another.
+            weights = as_host_array("sample_weight", sample_weight).astype(examples[2].dtype)
+            examples = *examples[:2], weights
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
     if not isinstance(callbacks, Sequence):

@@ -16,12 +16,7 @@ from jaxmlp.evaluation import CHUNK, Sums, padded_batch
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import Placement, on_host
-from jaxmlp.training.epochs import (
-    Pace,
-    bucket,
-    epoch_order,
-    epoch_rates,
-)
+from jaxmlp.training.epochs import Pace
 from jaxmlp.training.mapped import (
     chosen,
     first_states,
@@ -37,6 +32,7 @@ from jaxmlp.training.members import (
 )
 from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
 from jaxmlp.training.optimizers import with_numbers
+from jaxmlp.training.orders import bucket, epoch_order, epoch_rates
 from jaxmlp.training.records import check_convergence, is_better, record_of
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record

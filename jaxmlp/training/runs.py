@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import load_file, save
 
+from jaxmlp.data.stored import StoredInputs
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
 from jaxmlp.scaling import Scaling
 from jaxmlp.validation import check_float_dtype
@@ -149,15 +150,19 @@ def _configs(run: Path) -> Iterator[Path]:
             yield path
 
 
-def fingerprint(*arrays: np.ndarray | None) -> str:
-    """Return a checksum of arrays, with which a resumed run knows its data again."""
+def fingerprint(*arrays: np.ndarray | StoredInputs | None) -> str:
+    """Return a checksum of arrays, with which a resumed run knows its data again.
+
+    Inputs that are stored are read for it, and have that of the same ones in memory.
+    """
     total = 0
     for array in arrays:
         if array is None:
             total = zlib.crc32(b"None", total)
             continue
         total = zlib.crc32(f"{array.dtype} {array.shape}".encode(), total)
-        total = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, total)
+        for part in array.chunks() if isinstance(array, StoredInputs) else (array,):
+            total = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, total)
     return f"{total:08x}"
 
 

@@ -1,6 +1,7 @@
 """A training under way, as it is stopped, kept and gone on with."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +87,62 @@ def first_state(
 
 # Leaf by leaf it would be a dozen programs.
 _first_of = jax.jit(first_state, static_argnames=("optimizer", "averaging"))
+
+
+def check_resumable(
+    snapshot: Snapshot,
+    first: TrainingState,
+    steps: int,
+    mechanism: tuple[float, float, float] | None,
+) -> None:
+    """Raise unless a training can go on from a snapshot.
+
+    Args:
+        snapshot: The snapshot.
+        first: The training's state before any step; only its shapes and dtypes count.
+        steps: Steps an epoch of the training.
+        mechanism: Its noise multiplier, sampling rate and clip norm, where it is private.
+
+    Raises:
+        ValueError: It is of another training, or its arrays are gone.
+    """
+
+    def shapes(state: TrainingState) -> Any:
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+
+    if shapes(snapshot.state) != shapes(first):
+        raise ValueError(
+            "resume: expected a snapshot of a training of this network with this optimizer and "
+            "the same settings on and off, got another one's"
+        )
+    if snapshot.total != snapshot.epoch * steps + snapshot.step:
+        raise ValueError(
+            f"resume: expected a snapshot of a training with {steps} steps an epoch, got "
+            f"one of {snapshot.total} steps in {snapshot.epoch} epochs and {snapshot.step} "
+            "steps: the examples or the batch size are others"
+        )
+    if snapshot.total and snapshot.mechanism != mechanism:
+        raise ValueError(
+            "resume: expected a snapshot of a training with the noise multiplier, the sampling "
+            f"rate and the clip norm {mechanism}, got one with {snapshot.mechanism}: "
+            "epsilon would be wrong"
+        )
+    leaves = jax.tree.leaves((snapshot.state, snapshot.progress))
+    if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in leaves):
+        raise ValueError(
+            "resume: expected a snapshot that holds its arrays, got one that a training has "
+            "gone on from: copy what must outlive it"
+        )
+
+
+def copied(snapshot: Snapshot, settings: Settings) -> Snapshot:
+    """Return a copy of a snapshot, with the numbers of the settings in its optimiser's state."""
+    state: Any = jax.tree.map(partial(jnp.array, copy=True), snapshot.state)
+    numbers = with_numbers(state.optimizer_state, settings.numbers)
+    return snapshot._replace(
+        state=state._replace(optimizer_state=numbers),
+        progress=jax.tree.map(partial(jnp.array, copy=True), snapshot.progress),
+    )
 
 
 @jax.jit

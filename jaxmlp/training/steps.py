@@ -261,14 +261,22 @@ def averaged(average: Parameters, params: Parameters, forgets: Array, count: Arr
 
 def epoch_batch(
     examples: Batch,
-    order: Array,
+    order: Array | None,
     number: ArrayLike,
     scaling: Scaling | None,
     *,
     batch_size: int,
     dtype: np.dtype,
 ) -> Batch:
-    """Return a step's batch, scaled; where the order has −1 for no example, a row of weight 0."""
+    """Return a step's batch, scaled; where the order has −1 for no example, a row of weight 0.
+
+    Without an order the examples are batches (k, B, …), and it is the one of that number.
+    """
+    if order is None:
+        taken: Any = jax.tree.map(
+            lambda array: jax.lax.dynamic_index_in_dim(array, number, keepdims=False), examples
+        )
+        return scaled_batch(scaling, taken, dtype)
     rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
     # The first row in the place of none: what follows is finite for it, for zeros it need not be.
     there = jnp.maximum(rows, 0)
@@ -282,7 +290,7 @@ def take_steps(
     state: TrainingState,
     progress: Sums,
     examples: Batch,
-    order: Array,
+    order: Array | None,
     rates: Array,
     regularization: Regularization,
     scaling: Scaling | None,
@@ -304,14 +312,14 @@ def take_steps(
         network: The network.
         state: The state before; `run_steps` donates it.
         progress: What to add the figures to; `run_steps` donates it.
-        examples: All examples, padded with rows of weight 0.
-        order: The examples' numbers in the epoch's order, padded with −1.
-        rates: The learning rate of each step of the epoch, padded.
+        examples: All examples, padded with rows of weight 0; or batches (k, B, …) of some steps.
+        order: The examples' numbers in the epoch's order, padded with −1; or None for batches.
+        rates: The learning rate of each step of the epoch, or of each batch, padded.
         regularization: What is done beside the plain step.
         scaling: What is left to be done to the inputs.
         key: Draws the masks of dropout and the noise of privacy: the training's.
         place: Numbers (): `first` and `end` of the steps to take, and `before`, the number of steps
-            in the epochs before this one.
+            in the epochs before this one (of batches, before the first of them).
         optimizer: The arguments of `optimizer_named`: name, decaying, clipping.
         batch_size: Rows of the order a step; the last step of an epoch takes what is left.
         dtype: The dtype of the products.
@@ -363,7 +371,7 @@ def gradient_figures(
     network: Network,
     params: Parameters,
     examples: Batch,
-    order: Array,
+    order: Array | None,
     regularization: Regularization,
     scaling: Scaling | None,
     key: Array | None,

@@ -1,0 +1,291 @@
+"""Rows that can be read in any order: of an array in a file, or the records of a sequence.
+
+An array is one in a file .npy, or uncompressed in a file .npz. It is read, not mapped into memory:
+a file that is cut off while it is used is an error in a sentence, not the end of the process, and
+memory holds what is asked for and nothing around it.
+"""
+
+import math
+import os
+import struct
+import time
+import weakref
+import zipfile
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmlp.data.archives import (
+    Header,
+    check_inputs,
+    open_member,
+    opened_archive,
+    opened_array,
+)
+from jaxmlp.data.contents import input_dtype, listed
+from jaxmlp.data.stored import StoredInputs
+
+_PIECE_BYTES = 2**20  # at a time: what is done to them stays in a core's cache
+_MOST_ROWS = 2048  # at a time
+_NEAR = 2**13  # bytes from row to row, within which all between them is read as fast
+_CACHED_SECONDS = 1e-5  # a row takes no longer where the system has it in memory
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip file's member: signature, two lengths
+
+
+def open_stored(path: str | os.PathLike[str]) -> StoredInputs:
+    """Return the inputs of a file, which stay there.
+
+    Args:
+        path: A file .npy of an array (N, D), or of images (N, rows, columns); or a file .npz with
+            such an array `inputs`, as `numpy.savez` writes it.
+
+    Returns:
+        The inputs: uint8 and float32 as they are, other integers and floats in float32 or float64.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged, compressed, in Fortran's order or of another kind.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = pathlib.Path(folder.name, "inputs.npy")
+        >>> np.save(path, np.arange(12.0).reshape(4, 3))
+        >>> inputs = open_stored(path)
+        >>> inputs.shape, inputs.rows(np.array([3, 0]))
+        ((4, 3), array([[ 9., 10., 11.],
+               [ 0.,  1.,  2.]]))
+        >>> folder.cleanup()
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return StoredInputs(_array_rows(path))
+    if suffix == ".npz":
+        return StoredInputs(_member_rows(path))
+    raise ValueError(f"{path}: expected a file .npz or .npy")
+
+
+def _array_rows(path: Path) -> "FileRows":
+    with opened_array(path) as (stream, header):
+        return _file_rows(path, header, stream.tell())
+
+
+def _member_rows(path: Path) -> "FileRows":
+    with opened_archive(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if "inputs" not in names:
+            raise ValueError(f"{path}: expected an array 'inputs', got {listed(names)}")
+        info = archive.getinfo("inputs.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(
+                f"{path}: expected uncompressed inputs, which can be read where they are, got "
+                "compressed ones: write them by numpy.savez, or a folder of .npy files"
+            )
+        stream, header = open_member(path, archive, "inputs")
+        with stream:
+            before = stream.tell()
+        with path.open("rb") as file:
+            file.seek(info.header_offset)
+            local = file.read(_LOCAL_HEADER.size)
+        if len(local) < _LOCAL_HEADER.size or local[:4] != b"PK\3\4":
+            raise zipfile.BadZipFile("no header where the inputs begin")
+        _, name, extra = _LOCAL_HEADER.unpack(local)
+        return _file_rows(path, header, info.header_offset + len(local) + name + extra + before)
+
+
+def _file_rows(path: Path, header: Header, offset: int) -> "FileRows":
+    check_inputs(path, header)
+    if header.fortran_order:
+        raise ValueError(
+            f"{path}: expected inputs row after row, got them in Fortran's order, column after "
+            "column: write numpy.ascontiguousarray of them"
+        )
+    return FileRows(path, header, offset)
+
+
+class FileRows:
+    """The rows of an array in a file, read where they are.
+
+    Args:
+        path: The file.
+        header: The array's header: in C's order, of real numbers.
+        offset: Where in the file the array begins.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+
+    def __init__(self, path: Path, header: Header, offset: int) -> None:
+        self.name, self.shape = str(path), header.shape
+        self.dtype = input_dtype(header.dtype)
+        self._stored_dtype, self._offset = header.dtype, offset
+        self._row_bytes = header.nbytes // header.shape[0]
+        self._at_once = max(1, min(_MOST_ROWS, _PIECE_BYTES // self._row_bytes))
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows by rising numbers, some at a time.
+
+        Args:
+            numbers: The rows' numbers.
+
+        Yields:
+            Places (m,) within `numbers`, and their rows (m, D).
+
+        Raises:
+            OSError: They cannot be read, or the file has become shorter.
+        """
+        order = np.argsort(numbers, kind="stable")
+        slow = False
+        for start in range(0, len(order), self._at_once):
+            places = order[start : start + self._at_once]
+            rising = numbers[places].astype(np.int64)
+            begin = time.perf_counter()
+            if (rising[-1] - rising[0] + 1) * self._row_bytes <= len(places) * _NEAR:
+                first = int(rising[0])
+                stored = self._array(self._read(first, int(rising[-1]) - first + 1))
+                rows = stored[rising - first]
+            else:
+                rows = self._array(self._read_apart(rising, advised=slow))
+            slow = time.perf_counter() - begin > len(places) * _CACHED_SECONDS
+            yield places, rows.astype(self.dtype, copy=False)
+
+    def _array(self, content: bytes) -> np.ndarray:
+        """Return the rows that some bytes are."""
+        return np.frombuffer(content, self._stored_dtype).reshape(-1, math.prod(self.shape[1:]))
+
+    def _read_apart(self, numbers: np.ndarray, advised: bool) -> bytes:
+        """Return the bytes of rows that are far apart.
+
+        Where the rows before came from a disk, it is `advised` of all of them first, so that it
+        looks for them together.
+        """
+        size, file = self._row_bytes, self._file
+        where = (self._offset + numbers * size).tolist()
+        if advised and hasattr(os, "posix_fadvise"):
+            for place in where:
+                os.posix_fadvise(file, place, size, os.POSIX_FADV_WILLNEED)
+        content = b"".join(map(os.pread, repeat(file), repeat(size), where))
+        if len(content) < len(numbers) * size:
+            for number in numbers.tolist():
+                self._read(number, 1)  # says which one is missing
+        return content
+
+    def _read(self, number: int, count: int) -> bytes:
+        """Return the bytes of rows next to each other."""
+        size, where = count * self._row_bytes, self._offset + number * self._row_bytes
+        parts = []
+        while size > 0:
+            part = os.pread(self._file, size, where)
+            if not part:
+                raise OSError(
+                    f"{self.name}: expected {self.shape[0]} rows, as when it was opened, got a "
+                    f"file that ends before row {(where - self._offset) // self._row_bytes}"
+                )
+            parts.append(part)
+            size, where = size - len(part), where + len(part)
+        return b"".join(parts)
+
+
+# ----------------------------------------------------------------------------------- records
+
+
+def stored_records(records: Sequence[Any], inputs: str = "image") -> StoredInputs:
+    """Return the inputs of a sequence of records, each of which is read when it is asked for.
+
+    Args:
+        records: Anything with a length whose items, by their numbers, are mappings: such as
+            `tfds.data_source(…)["train"]`. Several threads read it.
+        inputs: Under which key an item has its inputs: an array of any shape, the same in all.
+
+    Returns:
+        The inputs, flattened: uint8 as they are, other integers and floats in float32 or float64.
+
+    Raises:
+        TypeError: There is no sequence of mappings.
+        ValueError: There is no record, or none of real numbers under the key.
+
+    Example:
+        >>> inputs = stored_records([{"x": [1.0, 2.0]}, {"x": [3.0, 4.0]}], "x")
+        >>> inputs.rows(np.array([1]))
+        array([[3., 4.]])
+    """
+    return StoredInputs(RecordRows(records, inputs))
+
+
+class RecordRows:
+    """The inputs of records, each a row.
+
+    Args:
+        records: The records.
+        key: Under which key each has its inputs.
+
+    Raises:
+        TypeError: They are no sequence of mappings.
+        ValueError: There is none, or it has no real numbers there.
+    """
+
+    def __init__(self, records: Sequence[Any], key: str) -> None:
+        if not (hasattr(records, "__len__") and hasattr(records, "__getitem__")):
+            raise TypeError(
+                f"records: expected a sequence with a length, got {type(records).__name__}"
+            )
+        if len(records) == 0:
+            raise ValueError("records: expected at least one, got none")
+        self.name, self._records, self._key = f"records[…][{key!r}]", records, key
+        first = self._inputs_of(0)
+        if first.dtype.kind not in "biuf" or first.size == 0:
+            raise ValueError(
+                f"records[0][{key!r}]: expected real numbers, got {first.dtype} of shape "
+                f"{first.shape}"
+            )
+        # Images of one channel are images.
+        self._shape, squeezed = first.shape, first.shape
+        if first.ndim == 3 and first.shape[2] == 1:
+            squeezed = first.shape[:2]
+        one = squeezed if len(squeezed) == 2 else (first.size,)
+        self.shape: tuple[int, ...] = (len(records), *one)
+        self._stored_dtype = first.dtype
+        self.dtype = input_dtype(first.dtype)
+
+    def _inputs_of(self, number: int) -> np.ndarray:
+        try:
+            return np.asarray(self._records[number][self._key])
+        except (TypeError, KeyError, IndexError) as error:
+            raise TypeError(
+                f"records[{number}]: expected a mapping with {self._key!r}, got "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows by rising numbers, some at a time.
+
+        Args:
+            numbers: The rows' numbers.
+
+        Yields:
+            Places (m,) within `numbers`, and their rows (m, D).
+
+        Raises:
+            ValueError: A record is of another shape or dtype than the first.
+        """
+        order = np.argsort(numbers, kind="stable")
+        width = math.prod(self.shape[1:])
+        step = max(1, _PIECE_BYTES // (width * self.dtype.itemsize))
+        for start in range(0, len(order), step):
+            places = order[start : start + step]
+            rows = np.empty((len(places), width), self.dtype)
+            for place, number in enumerate(numbers[places].tolist()):
+                one = self._inputs_of(number)
+                if one.shape != self._shape or one.dtype != self._stored_dtype:
+                    raise ValueError(
+                        f"records[{number}][{self._key!r}]: expected {self._stored_dtype} of shape "
+                        f"{self._shape}, as in the first, got {one.dtype} of {one.shape}"
+                    )
+                rows[place] = one.reshape(-1)
+            yield places, rows

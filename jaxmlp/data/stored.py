@@ -1,0 +1,170 @@
+"""Inputs that stay where they are stored, and are read by the numbers of their rows."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+_CHUNK_BYTES = 2**22
+
+
+class Rows(Protocol):
+    """N rows of D real numbers that can be read in any order.
+
+    Attributes:
+        name: What messages call them.
+        shape: Of the rows as they are stored: (N, D) or (N, rows, columns).
+        dtype: In which dtype they are given: uint8, float32 or float64.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield some of the rows until all with these numbers (n,) were there.
+
+        Args:
+            numbers: The rows' numbers.
+
+        Yields:
+            Places (m,) within `numbers`, and their rows (m, D).
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredInputs:
+    """Inputs (N, D) that are read when they are asked for.
+
+    `fit` takes them in the place of an array. `inputs[numbers]` are some of them, not read either;
+    `rows` reads.
+
+    Attributes:
+        stored: The rows as they are stored.
+        numbers: (N,), which of the rows these inputs are, or None for all.
+    """
+
+    stored: Rows
+    numbers: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call them."""
+        return self.stored.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and D."""
+        n_rows = self.stored.shape[0] if self.numbers is None else len(self.numbers)
+        return n_rows, math.prod(self.stored.shape[1:])
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """(rows, columns) where each row is an image."""
+        shape = self.stored.shape
+        return (shape[1], shape[2]) if len(shape) == 3 else None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """In which dtype they are read: uint8, float32 or float64."""
+        return self.stored.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes they would be in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, numbers: np.ndarray) -> "StoredInputs":
+        return StoredInputs(self.stored, self._stored_numbers(numbers))
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the inputs (n, D) with these numbers (n,), checked to be finite.
+
+        Args:
+            numbers: Within 0 … N − 1, in any order.
+
+        Returns:
+            They, in their `dtype`.
+
+        Raises:
+            ValueError: One of them is NaN or infinite, or a number of none.
+            OSError: They cannot be read any more.
+        """
+        result = np.empty((len(numbers), self.shape[1]), self.dtype)
+        for places, rows in self.pieces(numbers):
+            self.check_finite(rows, numbers[places])
+            result[places] = rows
+        return result
+
+    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Return an iterator over the inputs with these numbers (n,), of which none is checked.
+
+        Args:
+            numbers: Within 0 … N − 1, in any order.
+
+        Returns:
+            Places (m,) within `numbers` and their inputs (m, D), until all were there. It raises
+            OSError where they cannot be read any more.
+        """
+        return self.stored.pieces(self._stored_numbers(numbers))
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yield all the inputs in their order as chunks (n, D) of some megabytes; none is checked.
+
+        Raises:
+            OSError: They cannot be read any more.
+        """
+        n_rows, width = self.shape
+        step = max(1, _CHUNK_BYTES // (width * self.dtype.itemsize))
+        for start in range(0, n_rows, step):
+            numbers = np.arange(start, min(start + step, n_rows))
+            chunk = np.empty((len(numbers), width), self.dtype)
+            for places, rows in self.pieces(numbers):
+                chunk[places] = rows
+            yield chunk
+
+    def in_memory(self) -> np.ndarray:
+        """Return all the inputs (N, D); none is checked.
+
+        Raises:
+            OSError: They cannot be read any more.
+        """
+        result = np.empty(self.shape, self.dtype)
+        start = 0
+        for chunk in self.chunks():
+            result[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return result
+
+    def check_finite(self, rows: np.ndarray, numbers: np.ndarray) -> None:
+        """Raise ValueError with the first of some inputs (n, D) that is not finite.
+
+        Args:
+            rows: They.
+            numbers: Their numbers (n,).
+
+        Raises:
+            ValueError: It names the row as it is stored.
+        """
+        if rows.dtype.kind in "ui" or (finite := np.isfinite(rows)).all():
+            return
+        wrong = self._stored_numbers(numbers)
+        row = int(np.argmin(np.where(finite.all(axis=1), wrong.max() + 1, wrong)))
+        column = int(np.argmin(finite[row]))
+        raise ValueError(
+            f"{self.name}: expected finite inputs, got {rows[row, column]} at [{wrong[row]}, "
+            f"{column}]"
+        )
+
+    def _stored_numbers(self, numbers: np.ndarray) -> np.ndarray:
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise ValueError(
+                f"numbers: expected 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}"
+            )
+        return numbers if self.numbers is None else self.numbers[numbers]
