@@ -1,6 +1,6 @@
 """The suite `streaming`: training on data larger than the memory, beside the same data in memory.
 
-    python -m benchmarks.streaming memory|disk FILE     a worker: it is asked by the suite
+    python -m benchmarks.streaming memory|disk FILE full|chunks     a worker: the suite asks it
 
 The data are five times as large as the memory that they are allowed. One process trains from disk
 and one from memory. First both are compared after an epoch; then they are timed in turn, an epoch
@@ -19,26 +19,29 @@ import numpy as np
 from benchmarks.processes import Worker, serve
 from benchmarks.rows import Row, measured
 from benchmarks.training import OURS, Show
+from jaxmlp.training.settings import SHUFFLES
 
 SIZES = (784, 128, 10)
 BATCH = 128
-# Case → dtype, examples: 627 MB of them.
-CASES = {"uint8, 784-128-10, B=128": ("uint8", 800_000), "float32": ("float32", 200_000)}
-QUICK = {"uint8": ("uint8", 5_000)}
-ROUNDS = 7
+# Dtype → examples: 627 MB of them.
+CASES = {"uint8": 800_000, "float32": 200_000}
+QUICK = {"uint8": 5_000}
+ROUNDS = 5
 ALLOWED = 0.2  # of what the data would take
 
 
 def run(device: str, quick: bool, show: Show) -> list[Row]:
     """Return the examples a second from disk and from memory, and the memory that it took."""
     result = []
-    for case, (dtype, n_examples) in (QUICK if quick else CASES).items():
+    for dtype, n_examples in (QUICK if quick else CASES).items():
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "inputs.npy")
             write(file, dtype, n_examples)
-            new = compared(case, file, device, 1 if quick else ROUNDS, quick)
-        show(new)
-        result += new
+            for shuffle in SHUFFLES:
+                case = f"{dtype}, 784-128-10, B=128, shuffle {shuffle}"
+                new = compared(case, file, shuffle, device, 1 if quick else ROUNDS, quick)
+                show(new)
+                result += new
     return result
 
 
@@ -51,10 +54,12 @@ def write(file: Path, dtype: str, n_examples: int) -> None:
         array[start : start + 10_000] = part if dtype == "uint8" else part / np.float32(255)
 
 
-def compared(case: str, file: Path, device: str, rounds: int, quick: bool) -> list[Row]:
+def compared(
+    case: str, file: Path, shuffle: str, device: str, rounds: int, quick: bool
+) -> list[Row]:
     """Return the rows of one file."""
     workers = {
-        how: Worker("benchmarks.streaming", how, str(file), device=device)
+        how: Worker("benchmarks.streaming", how, str(file), shuffle, device=device)
         for how in ("disk", "memory")
     }
     rates: dict[str, list[float]] = {how: [] for how in workers}
@@ -97,7 +102,7 @@ def begin() -> Callable[[Any], Any]:
     from jaxmlp.data import open_stored
     from jaxmlp.scaling import PIXELS
 
-    how, file = sys.argv[1:]
+    how, file, shuffle = sys.argv[1:]
     stored = open_stored(file)
     targets = np.random.default_rng(1).integers(SIZES[-1], size=len(stored))
     network = jaxmlp.Network(SIZES, "relu")
@@ -107,7 +112,7 @@ def begin() -> Callable[[Any], Any]:
     def trained(inputs: Any) -> jaxmlp.Fit:
         return jaxmlp.fit(
             network, params, inputs, targets[: len(inputs)], key=jax.random.key(1), epochs=1,
-            batch_size=BATCH, scaling=scaling,
+            batch_size=BATCH, scaling=scaling, shuffle=shuffle,
         )  # fmt: skip
 
     trained(stored[np.arange(10 * BATCH)])  # loads and compiles what takes memory by itself

@@ -17,8 +17,10 @@ from command import TINY, records, same_model, start
 from files import message_of
 
 from jaxmlp import Network, Scaling, fit, init
+from jaxmlp.data import rows
 from jaxmlp.data.rows import open_stored, stored_records
-from jaxmlp.training import epochs, streaming
+from jaxmlp.training import epochs, orders, streaming
+from jaxmlp.training.settings import Settings
 
 FLOAT64 = 1e-12
 NETWORK = Network((6, 5, 3), "tanh")
@@ -111,6 +113,60 @@ def test_the_same_whatever_is_stored_and_done_to_it(tmp_path, inputs, scaling):
 def test_the_same_for_any_number_of_examples(tmp_path, n, settings):
     stored = saved(tmp_path, X)[np.arange(N)[::-1][:n]]
     assert_same(train(stored, T[:n], **settings), train(X[::-1][:n], T[:n], **settings))
+
+
+def test_chunks_are_the_same_from_disk_and_are_read_in_long_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(orders, "_LARGEST_WINDOW", 128 * 4)  # chunks of four examples
+    n = 3001
+    x, t = RNG.normal(size=(n, 6)).astype(np.float32), RNG.integers(3, size=n)
+    stored, reads = saved(tmp_path, x), []
+    monkeypatch.setattr(rows, "_NEAR", 24)  # bytes of a row: those next to each other
+    pread = os.pread
+
+    def counted(file, size, where):
+        reads.append(size)
+        return pread(file, size, where)
+
+    monkeypatch.setattr(os, "pread", counted)
+    got = train(stored, t, shuffle="chunks", sample_weight=np.ones(n))
+    in_chunks, full = len(reads), train(stored, t)
+    # In three epochs every chunk once, and the first batch of each epoch before and after it.
+    assert in_chunks <= 3 * (3001 // 4 + 1 + 2 * 16) + 16 < (len(reads) - in_chunks) / 3
+    assert_same(got, train(x, t, shuffle="chunks"))
+    with pytest.raises(AssertionError):  # the order makes a difference
+        assert_same(got, full, FLOAT64)
+
+
+@pytest.mark.parametrize(("n", "window"), [(1, 256), (300, 256), (1000, 256), (5000, 1024)])
+def test_chunks_are_mixed_within_windows(n, window):
+    first, again = (orders.epoch_order([3, 4], 0, n, n + 7, window) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert first.dtype == np.int32 and (first[n:] == -1).all()
+    np.testing.assert_array_equal(np.sort(first[:n]), np.arange(n))
+    chunk = window // 128
+    for place in range(0, n - window, window):  # the last chunk of all may be shorter
+        own = np.unique(first[place : place + window] // chunk)
+        assert len(own) <= 130
+    if n == 5000:
+        later = orders.epoch_order([3, 4], 1, n, n, window)
+        assert set(first[:window] // chunk) != set(later[:window] // chunk)
+        assert np.abs(np.diff(first[:window])).mean() > 500  # not in the order of the file
+
+
+@pytest.mark.parametrize(("width", "window"), [(1, 8192), (784, 4096), (10**6, 256)])
+def test_a_window_is_shorter_where_examples_are_longer(width, window):
+    settings = Settings(shuffle="chunks")
+    plan = orders.Plan([1], 10, width, 1, 10, None, settings, np.dtype(np.float32))
+    assert plan.window == window
+    assert plan._replace(settings=Settings()).window is None
+
+
+def test_a_shuffle_that_is_none_and_a_private_one_in_chunks_are_refused():
+    with pytest.raises(ValueError, match="unknown shuffle .rows.: expected one of full, chunks"):
+        train(X, shuffle="rows")
+    private = {"noise_multiplier": 1.0, "clip_norm": 1.0, "delta": 1e-5}
+    with pytest.raises(ValueError, match="shuffle: expected full for a private training"):
+        train(X, shuffle="chunks", **private)
 
 
 def test_the_same_from_records_and_for_a_regression():
@@ -266,6 +322,7 @@ import sys, numpy as np, jax
 from functools import partial
 from jaxmlp import Network, fit, init
 from jaxmlp.data import rows
+from jaxmlp.data import rows
 from jaxmlp.data.rows import open_stored
 from jaxmlp.training import streaming
 jax.config.update("jax_enable_x64", True)
@@ -336,6 +393,7 @@ def test_each_process_reads_the_rows_of_its_devices_alone(tmp_path, processes, d
 MEASURED = """
 import sys, numpy as np, jax
 from jaxmlp import Network, fit, init
+from jaxmlp.data import rows
 from jaxmlp.data.rows import open_stored
 def used(kind):
     lines = open("/proc/self/status").read().splitlines()

@@ -30,7 +30,8 @@ from jaxmlp.data.stored import StoredInputs
 
 _PIECE_BYTES = 2**20  # at a time: what is done to them stays in a core's cache
 _MOST_ROWS = 2048  # at a time
-_NEAR = 2**13  # bytes from row to row, within which all between them is read as fast
+_NEAR = 2**13  # bytes from row to row, within which what is between is read as fast
+_LONG = 2**13  # bytes of a read, which then is not copied once more
 _CACHED_SECONDS = 1e-5  # a row takes no longer where the system has it in memory
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip file's member: signature, two lengths
 
@@ -144,36 +145,47 @@ class FileRows:
         slow = False
         for start in range(0, len(order), self._at_once):
             places = order[start : start + self._at_once]
-            rising = numbers[places].astype(np.int64)
             begin = time.perf_counter()
-            if (rising[-1] - rising[0] + 1) * self._row_bytes <= len(places) * _NEAR:
-                first = int(rising[0])
-                stored = self._array(self._read(first, int(rising[-1]) - first + 1))
-                rows = stored[rising - first]
-            else:
-                rows = self._array(self._read_apart(rising, advised=slow))
+            rows = self._rising(numbers[places].astype(np.int64), advised=slow)
             slow = time.perf_counter() - begin > len(places) * _CACHED_SECONDS
             yield places, rows.astype(self.dtype, copy=False)
 
-    def _array(self, content: bytes) -> np.ndarray:
-        """Return the rows that some bytes are."""
-        return np.frombuffer(content, self._stored_dtype).reshape(-1, math.prod(self.shape[1:]))
+    def _rising(self, numbers: np.ndarray, advised: bool) -> np.ndarray:
+        """Return the stored rows (m, D) with these numbers, which do not fall.
 
-    def _read_apart(self, numbers: np.ndarray, advised: bool) -> bytes:
-        """Return the bytes of rows that are far apart.
-
-        Where the rows before came from a disk, it is `advised` of all of them first, so that it
-        looks for them together.
+        Rows that are near each other are read with what is between them. Where those before came
+        from a disk, it is `advised` of all reads first, so that it looks for them together.
         """
-        size, file = self._row_bytes, self._file
-        where = (self._offset + numbers * size).tolist()
+        size = self._row_bytes
+        far = np.flatnonzero(np.diff(numbers) * size > _NEAR)
+        begins, ends = np.append(0, far + 1), np.append(far, len(numbers) - 1)
+        firsts, counts = numbers[begins], numbers[ends] - numbers[begins] + 1
+        where, sizes = (self._offset + firsts * size).tolist(), (counts * size).tolist()
         if advised and hasattr(os, "posix_fadvise"):
-            for place in where:
-                os.posix_fadvise(file, place, size, os.POSIX_FADV_WILLNEED)
-        content = b"".join(map(os.pread, repeat(file), repeat(size), where))
-        if len(content) < len(numbers) * size:
-            for number in numbers.tolist():
-                self._read(number, 1)  # says which one is missing
+            for place, length in zip(where, sizes, strict=True):
+                os.posix_fadvise(self._file, place, length, os.POSIX_FADV_WILLNEED)
+        n_read = int(counts.sum())
+        if n_read * size < len(sizes) * _LONG:
+            content = b"".join(map(os.pread, repeat(self._file), sizes, where))
+        else:
+            content = self._into_one(where, sizes)
+        if len(content) < n_read * size:
+            # Cut short by the system; or by the file's end, which this says.
+            content = b"".join(map(self._read, firsts.tolist(), counts.tolist()))
+        rows = np.frombuffer(content, self._stored_dtype).reshape(n_read, -1)
+        if n_read == len(numbers) and (counts == ends - begins + 1).all():
+            return rows  # nothing was between
+        before = np.repeat(np.cumsum(counts) - counts - firsts, ends - begins + 1)
+        return rows[numbers + before]
+
+    def _into_one(self, where: list[int], sizes: list[int]) -> memoryview:
+        """Return what stands at some places in one piece, or less where not all is there."""
+        content = np.empty(sum(sizes), np.uint8).data
+        filled = 0
+        for place, size in zip(where, sizes, strict=True):
+            if os.preadv(self._file, [content[filled : filled + size]], place) < size:
+                return content[:0]
+            filled += size
         return content
 
     def _read(self, number: int, count: int) -> bytes:

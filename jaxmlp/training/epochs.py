@@ -126,6 +126,7 @@ class Training:
         plan = Plan(
             words=np.asarray(jax.random.key_data(key)).tolist(),
             n_examples=self.n_examples,
+            n_inputs=network.sizes[0],
             batch_size=self.batch_size,
             steps=self.steps,
             sampling=self.mechanism and self.mechanism[1],

@@ -36,6 +36,7 @@ def fit(
     warmup: float = 0.0,
     batch_size: int = 128,
     epochs: int = 10,
+    shuffle: str = "full",
     weight_decay: float | None = None,
     clip_norm: float | None = None,
     max_norm: float | None = None,
@@ -87,6 +88,9 @@ def fit(
         warmup: The fraction of all steps in which the rate grows linearly to the schedule's.
         batch_size: Examples a step, at least 1; the last step of an epoch takes what is left.
         epochs: How often all examples are seen, at least 1.
+        shuffle: "full": every epoch takes the examples in a new order. "chunks": it takes chunks of
+            consecutive examples in a new order, 2 to 64 by D, and mixes those of each 128 chunks:
+            not as random, and faster to read from a disk.
         weight_decay: λ, of weights and never of biases: subtracted from the weights (times the
             learning rate) by adamw, lamb, lion and nadamw, added to the gradient as λW elsewhere.
             None is the optimiser's own default in optax: 1e-4 for adamw and nadamw, 1e-3 for lion.
@@ -169,6 +173,7 @@ def fit(
         warmup=warmup,
         batch_size=batch_size,
         epochs=epochs,
+        shuffle=shuffle,
         weight_decay=weight_decay,
         clip_norm=clip_norm,
         max_norm=max_norm,

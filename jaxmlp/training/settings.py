@@ -20,6 +20,8 @@ from jaxmlp.training.optimizers import (
 from jaxmlp.training.steps import Privacy, Regularization
 from jaxmlp.validation import check_count, check_name, check_number
 
+SHUFFLES = ("full", "chunks")
+
 _LARGEST_RATE = 0.999  # of dropout: masks are drawn to 16 bits
 
 
@@ -34,6 +36,7 @@ class Settings:
     warmup: float = 0.0
     batch_size: int = 128
     epochs: int = 10
+    shuffle: str = "full"
     weight_decay: float | None = None
     clip_norm: float | None = None
     max_norm: float | None = None
@@ -72,6 +75,7 @@ class Settings:
         check_number("learning_rate", self.learning_rate, 0, math.inf, above=True)
         check_name("schedule", self.schedule, SCHEDULES)
         check_number("warmup", self.warmup, 0, 1)
+        check_name("shuffle", self.shuffle, SHUFFLES)
         for name in ("batch_size", "epochs"):
             check_count(name, getattr(self, name))
         if self.weight_decay is not None:
@@ -123,6 +127,11 @@ class Settings:
                     raise ValueError(f"{name}: expected none without a noise_multiplier")
             return
         check_number("noise_multiplier", self.noise_multiplier, 0, math.inf, above=True)
+        if self.shuffle != "full":
+            raise ValueError(
+                f"shuffle: expected full for a private training, which draws every batch from all "
+                f"examples, got {self.shuffle}"
+            )
         for name in ("clip_norm", "delta"):
             if getattr(self, name) is None:
                 raise ValueError(f"{name}: expected a number for a private training, got none")

@@ -1,6 +1,6 @@
 """Examples whose inputs are not in memory: read block after block, ahead of the steps.
 
-A block is the batches of some steps: about a 64th of all, from 4 to 32 MiB. Threads of grain's
+A block is the batches of some steps: about a 128th of all, from 4 to 32 MiB. Threads of grain's
 gather the next blocks and put them on the device while the steps of one are computed. The batches
 are those of an epoch in memory, row by row, so the same comes out.
 """
@@ -30,7 +30,7 @@ from jaxmlp.validation import as_host_array
 
 SMALLEST_BLOCK = 2**22  # bytes
 LARGEST_BLOCK = 2**25
-_BLOCKS = 64  # an epoch, where blocks are neither of these
+_BLOCKS = 128  # an epoch, where blocks are neither of these
 _MOST_THREADS = 4
 _MOST_EXAMPLES = 2**31 - 1  # an order is in int32
 _UNSEEN = -2
@@ -186,6 +186,8 @@ class Streamed:
         block = min(LARGEST_BLOCK, max(SMALLEST_BLOCK, plan.steps * batch_bytes // _BLOCKS))
         # A power of two: most other numbers of examples compile nothing new.
         size = 1 << (max(1, block // batch_bytes).bit_length() - 1)
+        if plan.window is not None:  # whose chunks are better read once
+            size = max(size, 1 << (-(-plan.window // plan.batch_size) - 1).bit_length())
         self.block_steps = min(size, 1 << (plan.steps - 1).bit_length())
         self._x64 = jnp.result_type(float) == np.float64
         self._device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
