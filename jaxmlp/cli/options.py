@@ -223,6 +223,11 @@ OF_THE_SWEEP = [
 ]
 
 
+def given(options: Common, names: list[str]) -> dict[str, Any]:
+    """Return the options of these names that must be the same in several processes."""
+    return {name: getattr(options, name) for name in names if name != "data_dir"}
+
+
 def resumed_options(arguments: list[str]) -> dict[str, Any]:
     """Return the default options for tyro where a run or sweep is to be resumed: its own."""
     if arguments[:1] not in (["train"], ["sweep"]) or "--resume" not in arguments:

@@ -207,6 +207,13 @@ def _pairs(option: str, words: tuple[str, ...]) -> dict[str, float]:
     return pairs
 
 
+def description(data: Dataset) -> str:
+    """Return shapes and a checksum of the targets, by which other data are known cheaply."""
+    parts = (data.train, data.validation, data.test)
+    shapes = [part and part.inputs.shape for part in parts]
+    return f"{shapes} {fingerprint(*(part and part.targets for part in parts))}"
+
+
 def fingerprint_of(data: Dataset, private: bool) -> str:
     """Return a checksum of all examples, with which a run knows its data again.
 

@@ -7,16 +7,19 @@ with JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 import contextlib
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxmlp.cli.console import INPUT_ERRORS, bad_input, sentence_and_status, warn
-from jaxmlp.training.distributed import gathered
+from jaxmlp.training.distributed import gathered, shared
 
 _JOIN_SECONDS = 300  # a cluster may start its processes one after another
+_PATIENT_SECONDS = 10  # after which it is said what is waited for
 _SILENT_SECONDS = 30  # after which a process counts as dead
 _ADDRESS, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _CLUSTERS = {  # how many processes a launcher has started → what JAX wants to know beside it
@@ -113,6 +116,11 @@ def _join() -> bool:
         }
     elif not any(_launched_by(count, others) for count, others in _CLUSTERS.items()):
         return False
+    where = f" at {given[_ADDRESS]}" if arguments else ""
+    said = f"waiting for the other processes{where}, for {_JOIN_SECONDS} seconds at most"
+    timer = threading.Timer(_PATIENT_SECONDS, warn, [said])
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             **arguments,
@@ -121,7 +129,9 @@ def _join() -> bool:
         )
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"processes: expected to join the others, got: {reason}") from error
+        raise ValueError(f"processes: expected to join the others{where}, got: {reason}") from error
+    finally:
+        timer.cancel()
     return True
 
 
@@ -160,6 +170,22 @@ def bad_input_of_any() -> Iterator[None]:
         if failed == jax.process_index():
             warn(f"process {failed}: {sentence}" if failed else sentence)
         raise Ended(int(statuses[failed]))
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+    """Raise ValueError where this process has another value than the first one.
+
+    Args:
+        values: Name → what can be pickled and compared; every process asks at the same place.
+
+    Raises:
+        ValueError: By the name.
+    """
+    for name, value in shared(dict(values)).items():
+        if values[name] != value:
+            raise ValueError(
+                f"{name}: expected {value}, as in the first process, got {values[name]}"
+            )
 
 
 def signal_of_any(number: int | None) -> int | None:

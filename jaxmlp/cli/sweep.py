@@ -22,11 +22,12 @@ from jaxmlp.cli.console import (
     use_compile_cache,
     warn,
 )
-from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train
-from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
+from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train, given
+from jaxmlp.cli.problem import arrays, description, fingerprint_of, prepared, weighted_training
 from jaxmlp.cli.processes import (
     Ended,
     bad_input_of_any,
+    check_same,
     is_first,
     joined_processes,
     signal_of_any,
@@ -67,12 +68,16 @@ def _sweep(options: Sweep) -> None:
     with bad_input():
         device = select_device(options.device)
     with bad_input_of_any():
+        check_same(given(options, OF_THE_SWEEP))
+    with bad_input_of_any():
         if options.compile_cache is not None:
             check_folder("compile_cache", options.compile_cache)
         devices = several_devices(device, options.devices)
         check_count("seeds", options.seeds)
         settings = begun_with(options) or settings_of_sweep(options)
         network, data, _ = prepared(train_options(options, settings[0]), device)
+    with bad_input_of_any():
+        check_same({"dataset": description(data)})
         with jax.default_device(device):
             work = _Work(options, settings, network, data, devices)
         if options.compile_cache is not None:

@@ -22,12 +22,13 @@ from jaxmlp.cli.console import (
     use_compile_cache,
     warn,
 )
-from jaxmlp.cli.options import OF_THE_TRAINING, Train
+from jaxmlp.cli.options import OF_THE_TRAINING, Train, given
 from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
-from jaxmlp.cli.problem import arrays, fingerprint_of, prepared, weighted_training
+from jaxmlp.cli.problem import arrays, description, fingerprint_of, prepared, weighted_training
 from jaxmlp.cli.processes import (
     Ended,
     bad_input_of_any,
+    check_same,
     is_first,
     is_lost,
     joined_processes,
@@ -63,6 +64,8 @@ def _train(options: Train) -> None:
     with bad_input():
         device = select_device(options.device)
     with bad_input_of_any():
+        check_same(given(options, OF_THE_TRAINING))
+    with bad_input_of_any():
         if options.compile_cache is not None:
             check_folder("compile_cache", options.compile_cache)
         devices = several_devices(device, options.devices)
@@ -73,6 +76,8 @@ def _train(options: Train) -> None:
                 f"{options.batch_size}"
             )
         network, data, settings = prepared(options, device)
+    with bad_input_of_any():
+        check_same({"dataset": description(data)})
         run, about = Path(), {}
         if is_first():  # it writes, and asks whether the data are those of before
             about = about_run(options, data)

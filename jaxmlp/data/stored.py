@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _CHUNK_BYTES = 2**22
 
@@ -80,22 +81,32 @@ class StoredInputs:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, numbers: np.ndarray) -> "StoredInputs":
-        return StoredInputs(self.stored, self._stored_numbers(numbers))
+    def __getitem__(self, numbers: ArrayLike | slice) -> "StoredInputs":
+        if isinstance(numbers, slice):
+            numbers = np.arange(len(self))[numbers]
+        return StoredInputs(self.stored, self._stored_numbers(as_numbers(numbers)))
 
-    def rows(self, numbers: np.ndarray) -> np.ndarray:
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError(
+            f"{self.name}: expected an array in memory, got inputs that stay where they are "
+            "stored: in_memory() reads them"
+        )
+
+    def rows(self, numbers: ArrayLike) -> np.ndarray:
         """Return the inputs (n, D) with these numbers (n,), checked to be finite.
 
         Args:
-            numbers: Within 0 … N − 1, in any order.
+            numbers: Integers within 0 … N − 1, in any order.
 
         Returns:
             They, in their `dtype`.
 
         Raises:
+            TypeError: The numbers are none.
             ValueError: One of them is NaN or infinite, or a number of none.
             OSError: They cannot be read any more.
         """
+        numbers = as_numbers(numbers)
         result = np.empty((len(numbers), self.shape[1]), self.dtype)
         for places, rows in self.pieces(numbers):
             self.check_finite(rows, numbers[places])
@@ -168,3 +179,17 @@ class StoredInputs:
                 f"numbers: expected 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}"
             )
         return numbers if self.numbers is None else self.numbers[numbers]
+
+
+def as_numbers(numbers: ArrayLike) -> np.ndarray:
+    """Return numbers of rows as an array (n,) of integers.
+
+    Raises:
+        TypeError: They are of another kind or shape.
+    """
+    result = np.asarray(numbers)
+    if result.ndim != 1 or (result.dtype.kind not in "iu" and result.size):
+        raise TypeError(
+            f"numbers: expected integers (n,), got {result.dtype} of shape {result.shape}"
+        )
+    return result.astype(np.int64, copy=False)
