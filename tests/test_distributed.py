@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 
 from jaxmlp import Network, fit, fit_ensemble, init, init_members
 from jaxmlp.cli import processes
+from jaxmlp.cli.problem import description
+from jaxmlp.data import load_dataset
 from jaxmlp.training.distributed import placement_on
 from jaxmlp.training.epochs import Pace
 
@@ -330,6 +332,37 @@ def test_bad_input_of_processes_is_said_once(tmp_path):
     first, second = ended(commands(2, "sweep", "--devices", "3", "--learning-rate", "0.1"), 120)
     assert (first[:2], second) == ((2, []), (2, [], []))
     assert first[2][0].endswith("devices: expected none, or all 2 of the 2 processes, got 3")
+
+
+def test_processes_with_other_options_or_data_are_refused(tmp_path):
+    port, results = str(free_port()), []
+    for number, seed in enumerate(("1", "2")):
+        results += [
+            subprocess.Popen(
+                [sys.executable, "-m", "jaxmlp", "train", "--seed", seed],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+                env=environment(
+                    1, JAX_COORDINATOR_ADDRESS=f"localhost:{port}", JAX_NUM_PROCESSES="2",
+                    JAX_PROCESS_ID=str(number),
+                ),
+            )
+        ]  # fmt: skip
+    first, second = ended(results, 120)
+    assert (first, second[0]) == ((2, [], []), 2)
+    message = "jaxmlp: process 1: seed: expected 1, as in the first process, got 2"
+    assert second[2] == [message]
+    assert not list(tmp_path.iterdir())
+
+
+def test_descriptions_tell_data_apart():
+    data = load_dataset("digits")
+    again = load_dataset("digits")
+    assert description(data) == description(again)
+    targets = data.train.targets.copy()
+    targets[0] = (targets[0] + 1) % 10
+    other = data._replace(train=data.train._replace(targets=targets))
+    assert description(other) != description(data)
+    assert description(data._replace(test=None)) != description(data)
 
 
 @pytest.mark.parametrize(

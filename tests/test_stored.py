@@ -80,6 +80,20 @@ def test_some_of_the_inputs_are_not_read_either(tmp_path):
             assert message.startswith("numbers: expected 0 to 2, got ")
 
 
+def test_numbers_are_integers_or_a_slice(tmp_path):
+    array = np.arange(30.0).reshape(10, 3)
+    np.save(tmp_path / "inputs.npy", array)
+    stored = open_stored(tmp_path / "inputs.npy")
+    np.testing.assert_array_equal(stored.rows([2, 0]), array[[2, 0]])
+    np.testing.assert_array_equal(stored[1:8:3].in_memory(), array[1:8:3])
+    assert stored[[]].shape == (0, array.shape[1])
+    for numbers in (1, [[0]], [True, False], [0.5]):
+        with pytest.raises(TypeError, match=r"numbers: expected integers \(n,\), got"):
+            stored[numbers]
+    with pytest.raises(TypeError, match=r"in_memory\(\) reads them"):
+        np.asarray(stored)
+
+
 def test_what_is_not_finite_is_named_by_its_row_in_the_file(tmp_path):
     array = array_of("float32")
     array[7, 2], array[50, 1] = np.nan, np.inf
