@@ -303,6 +303,21 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_in_both(alone, tm
     check_same_model(run, expected)
 
 
+def test_a_signal_before_the_training_ends_the_processes(tmp_path):
+    """JAX takes SIGTERM for itself when it joins them: it must not be lost."""
+    running = commands(2, "train", *SHORT, "--epochs", "100000", "--quiet", "--output", tmp_path)
+    try:
+        for line in running[0].stdout:
+            if line.startswith("[Gloo]"):  # joined, and not yet at the data
+                break
+    finally:
+        for process in running:
+            process.terminate()
+    first, second = ended(running)
+    assert {first[0], second[0]} <= {143, -15}
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
 def test_processes_share_a_sweep_and_a_private_run(tmp_path):
     rates = ("--learning-rate", "0.02", "0.1", "0.3")
     folders = tmp_path / "one", tmp_path / "two"
@@ -430,7 +445,7 @@ def test_the_environment_of_a_cluster_is_respected(monkeypatch):
         raise RuntimeError("DEADLINE_EXCEEDED: nobody there\nmore")
 
     monkeypatch.setattr(jax.distributed, "initialize", fails)
-    with pytest.raises(ValueError, match="processes: expected to join the others, got: DEADLINE"):
+    with pytest.raises(ValueError, match="expected to join the others at node:1234, got: DEADLINE"):
         processes._join()
 
 

@@ -6,6 +6,7 @@ with JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -59,7 +60,7 @@ def joined_processes() -> Iterator[None]:
         elif isinstance(error, KeyboardInterrupt):
             warn("interrupted")
             status = 130
-        elif is_lost(error):
+        elif _lost(error):
             reason = str(error).splitlines()[0]
             warn(
                 f"process {jax.process_index()}: another of the {jax.process_count()} processes "
@@ -73,7 +74,7 @@ def joined_processes() -> Iterator[None]:
         os._exit(status)
 
 
-def is_lost(error: BaseException) -> bool:
+def _lost(error: BaseException) -> bool:
     """Tell whether an error says that another process is lost, as JAX raises it in several ways."""
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     return known and any(name in str(error) for name in ("Gloo", "NCCL", "UNAVAILABLE"))
@@ -121,6 +122,7 @@ def _join() -> bool:
     timer = threading.Timer(_PATIENT_SECONDS, warn, [said])
     timer.daemon = True
     timer.start()
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(
             **arguments,
@@ -132,6 +134,8 @@ def _join() -> bool:
         raise ValueError(f"processes: expected to join the others{where}, got: {reason}") from error
     finally:
         timer.cancel()
+    # JAX's service for preemption has put its own in this place, which would do nothing.
+    signal.signal(signal.SIGTERM, on_termination)
     return True
 
 

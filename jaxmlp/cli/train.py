@@ -30,7 +30,6 @@ from jaxmlp.cli.processes import (
     bad_input_of_any,
     check_same,
     is_first,
-    is_lost,
     joined_processes,
     signal_of_any,
 )
@@ -49,6 +48,7 @@ from jaxmlp.training.secret import forget_secret, secret_key
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot, own_snapshot
 from jaxmlp.training.steps import cast
+from jaxmlp.training.streaming import ChangedInputs
 
 _PICTURED = 10_000  # of training examples that are not in memory
 
@@ -140,7 +140,7 @@ class _Member:
         """Return the record of the epoch whose parameters are saved."""
         options, network = self.options, self.network
         if shared(options.resume and (self.folder / runs.MODEL).is_file()):
-            return self._trained_already() if is_first() else {}
+            return self._trained_already()
         first_key, order_key = jax.random.split(jax.random.key(self.seed))
         # A CPU's memory that does not suffice is said here, and aborts the process elsewhere.
         params = jax.block_until_ready(init(network, first_key, options.dtype))
@@ -195,10 +195,8 @@ class _Member:
                     devices=self.devices,
                     **settings,
                 )
-            except ValueError as error:
-                if not isinstance(self.data.train.inputs, StoredInputs) or is_lost(error):
-                    raise
-                fail(error, 1)  # they have changed while they were read
+            except ChangedInputs as error:
+                fail(error, 1)
             except FloatingPointError as error:
                 if not is_first():  # it says the same
                     raise Ended(1) from error
@@ -218,17 +216,20 @@ class _Member:
 
     def _trained_already(self) -> Record:
         """Return the record of the epoch that the saved model is from."""
-        forget_secret(self.folder)
         if not self.options.quiet:
             say(f"{self.folder} is trained already")
         monitor = self.options.monitor if self.options.patience is not None else None
-        with bad_input():
-            return runs.saved_record(self.folder, monitor)
+        record: Record = {}
+        with bad_input_of_any():
+            if is_first():
+                forget_secret(self.folder)
+                record = runs.saved_record(self.folder, monitor)
+        return record
 
     def _secret(self, begun: bool) -> Any:
         """Return the secret of a private run, which the first process keeps, in every process."""
         words = None
-        with bad_input():
+        with bad_input_of_any():
             if is_first():
                 words = jax.random.key_data(secret_key(self.folder, begun=begun))
         return jax.random.wrap_key_data(jax.numpy.asarray(shared(words)), impl="threefry2x32")

@@ -175,7 +175,8 @@ def shared(value: Any) -> Any:
     content = np.zeros(0, np.uint8)
     if jax.process_index() == 0:
         content = np.frombuffer(pickle.dumps(jax.tree.map(_picklable, value)), np.uint8)
-    length = int(gathered(len(content))[0])
+    high, low = divmod(len(content), 2**31)  # numbers are gathered in int32
+    length = int(gathered(high)[0]) * 2**31 + int(gathered(low)[0])
     content = np.resize(content, length) if jax.process_index() == 0 else np.zeros(length, np.uint8)
     return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes())
 

@@ -36,6 +36,10 @@ _MOST_EXAMPLES = 2**31 - 1  # an order is in int32
 _UNSEEN = -2
 
 
+class ChangedInputs(ValueError):
+    """Stored inputs are not, or not any more, what can be trained on, as it shows at reading."""
+
+
 class StoredExamples(NamedTuple):
     """Examples that are checked but for their inputs, which are checked as they are read.
 
@@ -251,7 +255,10 @@ class Streamed:
         rates[: end - first] = self.plan.rates(epoch, first, end)
         # What `jax.enable_x64` and `jax.default_device` set is a thread's own.
         with self._as_called():
-            return Part(epoch, first, end, *self._put(numbers, rates))
+            try:
+                return Part(epoch, first, end, *self._put(numbers, rates))
+            except ValueError as error:
+                raise ChangedInputs(str(error)) from error
 
     @contextlib.contextmanager
     def _as_called(self) -> Iterator[None]:
