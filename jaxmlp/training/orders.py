@@ -11,7 +11,7 @@ from jaxmlp.training.settings import Settings
 _SMALLEST_BUCKET = 2048
 _LARGEST_STEP = 65536
 _CHUNKS = 128  # whose examples are mixed with one another
-_WINDOW_VALUES = 2**22  # about, in these examples
+_WINDOW_VALUES = 2**21  # about, in these examples
 _SMALLEST_WINDOW, _LARGEST_WINDOW = 256, 8192  # examples
 
 
