@@ -1,6 +1,6 @@
 """The suite `streaming`: training on data larger than the memory, beside the same data in memory.
 
-    python -m benchmarks.streaming memory|disk FILE full|chunks     a worker: the suite asks it
+    python -m benchmarks.streaming memory|disk FILE full|chunks SIZES    a worker of it
 
 The data are five times as large as the memory that they are allowed. One process trains from disk
 and one from memory. First both are compared after an epoch; then they are timed in turn, an epoch
@@ -21,11 +21,14 @@ from benchmarks.rows import Row, measured
 from benchmarks.training import OURS, Show
 from jaxmlp.training.settings import SHUFFLES
 
-SIZES = (784, 128, 10)
 BATCH = 128
-# Dtype → examples: 627 MB of them.
-CASES = {"uint8": 800_000, "float32": 200_000}
-QUICK = {"uint8": 5_000}
+# Dtype, examples (627 MB of them), network, shuffles.
+CASES = (
+    ("uint8", 800_000, "784-128-10", SHUFFLES),
+    ("float32", 200_000, "784-128-10", SHUFFLES),
+    ("float32", 200_000, "784-512-512-10", ("full",)),
+)
+QUICK = (("uint8", 5_000, "784-128-10", SHUFFLES),)
 ROUNDS = 5
 ALLOWED = 0.2  # of what the data would take
 
@@ -33,13 +36,14 @@ ALLOWED = 0.2  # of what the data would take
 def run(device: str, quick: bool, show: Show) -> list[Row]:
     """Return the examples a second from disk and from memory, and the memory that it took."""
     result = []
-    for dtype, n_examples in (QUICK if quick else CASES).items():
+    for dtype, n_examples, sizes, shuffles in QUICK if quick else CASES:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "inputs.npy")
             write(file, dtype, n_examples)
-            for shuffle in SHUFFLES:
-                case = f"{dtype}, 784-128-10, B=128, shuffle {shuffle}"
-                new = compared(case, file, shuffle, device, 1 if quick else ROUNDS, quick)
+            for shuffle in shuffles:
+                case = f"{dtype}, {sizes}, B={BATCH}, shuffle {shuffle}"
+                how = [str(file), shuffle, sizes]
+                new = compared(case, how, device, 1 if quick else ROUNDS, quick)
                 show(new)
                 result += new
     return result
@@ -47,19 +51,17 @@ def run(device: str, quick: bool, show: Show) -> list[Row]:
 
 def write(file: Path, dtype: str, n_examples: int) -> None:
     """Write random pixels, some at a time."""
-    array = np.lib.format.open_memmap(file, "w+", dtype, (n_examples, SIZES[0]))
+    array = np.lib.format.open_memmap(file, "w+", dtype, (n_examples, 784))
     rng = np.random.default_rng(0)
     for start in range(0, n_examples, 10_000):
         part = rng.integers(256, size=array[start : start + 10_000].shape, dtype=np.uint8)
         array[start : start + 10_000] = part if dtype == "uint8" else part / np.float32(255)
 
 
-def compared(
-    case: str, file: Path, shuffle: str, device: str, rounds: int, quick: bool
-) -> list[Row]:
+def compared(case: str, arguments: list[str], device: str, rounds: int, quick: bool) -> list[Row]:
     """Return the rows of one file."""
     workers = {
-        how: Worker("benchmarks.streaming", how, str(file), shuffle, device=device)
+        how: Worker("benchmarks.streaming", how, *arguments, device=device)
         for how in ("disk", "memory")
     }
     rates: dict[str, list[float]] = {how: [] for how in workers}
@@ -73,7 +75,7 @@ def compared(
     finally:
         for worker in workers.values():
             worker.end()
-    size = file.stat().st_size
+    size = Path(arguments[0]).stat().st_size
     of = "rate from disk over that from memory"
     ratios = [disk / memory for disk, memory in zip(*rates.values(), strict=True)]
     bounds = ("", "") if quick else ("≥ 0.85", f"≤ {ALLOWED}")
@@ -102,10 +104,11 @@ def begin() -> Callable[[Any], Any]:
     from jaxmlp.data import open_stored
     from jaxmlp.scaling import PIXELS
 
-    how, file, shuffle = sys.argv[1:]
+    how, file, shuffle, shape = sys.argv[1:]
+    sizes = tuple(map(int, shape.split("-")))
     stored = open_stored(file)
-    targets = np.random.default_rng(1).integers(SIZES[-1], size=len(stored))
-    network = jaxmlp.Network(SIZES, "relu")
+    targets = np.random.default_rng(1).integers(sizes[-1], size=len(stored))
+    network = jaxmlp.Network(sizes, "relu")
     params = jaxmlp.init(network, jax.random.key(0))
     scaling = PIXELS if stored.dtype == np.uint8 else None
 

@@ -263,7 +263,9 @@ def test_bad_numbers_are_named_when_they_are_read(tmp_path):
     message = message_of(streaming.ChangedInputs, lambda: train(saved(tmp_path, x)))
     assert message == f"{tmp_path / 'inputs.npy'}: expected finite inputs, got nan at [7, 2]"
     x[7, 2] = 1e6  # beyond float16
-    message = message_of(streaming.ChangedInputs, lambda: train(saved(tmp_path, x), dtype=jnp.float16))
+    message = message_of(
+        streaming.ChangedInputs, lambda: train(saved(tmp_path, x), dtype=jnp.float16)
+    )
     assert message.endswith("expected finite inputs, got inf at [7, 2]")
 
 

@@ -1,6 +1,6 @@
 """Examples whose inputs are not in memory: read block after block, ahead of the steps.
 
-A block is the batches of some steps: about a 128th of all, from 4 to 32 MiB. Threads of grain's
+A block is the batches of some steps: about a 64th of all, from 4 to 32 MiB. Threads of grain's
 gather the next blocks and put them on the device while the steps of one are computed. The batches
 are those of an epoch in memory, row by row, so the same comes out.
 """
@@ -30,7 +30,7 @@ from jaxmlp.validation import as_host_array
 
 SMALLEST_BLOCK = 2**22  # bytes
 LARGEST_BLOCK = 2**25
-_BLOCKS = 128  # an epoch, where blocks are neither of these
+_BLOCKS = 64  # an epoch, where blocks are neither of these
 _MOST_THREADS = 4
 _MOST_EXAMPLES = 2**31 - 1  # an order is in int32
 _UNSEEN = -2
@@ -241,7 +241,7 @@ class Streamed:
 
         grain = _grain()
         threads = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 2))
-        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         numbers = grain.MapDataset.range(left + (epochs - 1) * blocks)
         return iter(numbers.map(block).to_iter_dataset(ahead))
 
