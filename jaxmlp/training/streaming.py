@@ -151,7 +151,8 @@ def checked_stored(
     wide = np.promote_types(dtype, np.float32)
     targets = as_host_array("targets", targets)
     weights = None if sample_weight is None else as_host_array("sample_weight", sample_weight)
-    described: Any = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+    kind = jax.dtypes.canonicalize_dtype(inputs.dtype)
+    described: Any = jax.ShapeDtypeStruct(inputs.shape, kind)
     jax.eval_shape(functools.partial(check_batch, network), params, described, targets, weights)
     if len(inputs) == 0:
         raise ValueError("inputs: expected at least one example, got none")
