@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from benchmarks import (
     ensembles,
@@ -24,6 +25,7 @@ from benchmarks import (
 )
 from benchmarks.machine import pin
 from benchmarks.rows import Row
+from benchmarks.training import Show
 
 SUITES = (
     "gradients", "epoch", "small", "quantities", "ensembles", "streaming", "time_to_accuracy",
@@ -31,31 +33,55 @@ SUITES = (
 )  # fmt: skip
 
 
-def measured(suite: str, device: str, quick: bool, data_dir: str | None) -> list[Row]:
+def measured(
+    suite: str, device: str, quick: bool, data_dir: str | None, wanted: Sequence[str]
+) -> list[Row]:
+    """Run a suite, show its rows as they come, and return them.
+
+    The bounds are those of two cores of a CPU: on a GPU none is asked for.
+    """
+    if device == "gpu":
+        shown: list[Row] = []
+
+        def unbound(new: Sequence[Row]) -> None:
+            shown.extend(row._replace(bound="") for row in new)
+            report.show(shown[-len(new) :])
+
+        run(suite, device, quick, data_dir, wanted, unbound)
+        return shown
+    return run(suite, device, quick, data_dir, wanted, report.show)
+
+
+def run(
+    suite: str, device: str, quick: bool, data_dir: str | None, wanted: Sequence[str], show: Show
+) -> list[Row]:
     """Run a suite, show its rows as they come, and return them."""
     if suite == "gradients":
-        return training.gradients(device, quick, report.show)
+        return training.gradients(device, quick, show, wanted)
     if suite == "memory":
-        return training.memory(device, quick, report.show)
+        return training.memory(device, quick, show)
     if suite == "startup":
-        return startup.run(device, quick, report.show)
+        return startup.run(device, quick, show)
     if suite == "time_to_accuracy":
-        return time_to_accuracy.run(device, quick, data_dir, report.show)
+        return time_to_accuracy.run(device, quick, data_dir, show)
     if suite == "quantities":
         # JAX is imported here, in this process, whose own functions these modules time.
         from benchmarks import peers, private_steps, quantities
 
         result = []
-        for module in (quantities, private_steps, peers):
-            new = module.rows(quick)
-            report.show(new)
+        ours = [module.rows for module in (quantities, private_steps)]
+        calls = [partial(rows_of, wanted=wanted) for rows_of in ours]
+        # The peers are measured on a CPU, all of them in one case.
+        for call in [*calls, *([peers.rows] if device == "cpu" and not wanted else [])]:
+            new = call(quick)
+            show(new)
             result += new
         return result
     if suite == "ensembles":
-        return ensembles.run(device, quick, data_dir, report.show)
+        return ensembles.run(device, quick, data_dir, show, wanted)
     if suite == "streaming":
-        return streaming.run(device, quick, report.show)
-    return training.run(suite, device, quick, report.show)
+        return streaming.run(device, quick, show)
+    return training.run(suite, device, quick, show, wanted)
 
 
 def wrong(row: Row) -> bool:
@@ -68,6 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure jaxmlp.")
     parser.add_argument("--suite", choices=(*SUITES, "all"), help="what to measure")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument(
+        "--precision",
+        choices=("tf32", "float32"),
+        help="of products on a GPU; JAX's own choice is tf32",
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        default=[],
+        metavar="PART",
+        help="only the cases whose names contain one of these, where a suite has several",
+    )
     parser.add_argument("--quick", action="store_true", help="one small round: is all in order?")
     parser.add_argument("--check", action="store_true", help="exit 1 where a bound is missed")
     parser.add_argument("--data-dir", help="where MNIST is, for time_to_accuracy")
@@ -75,17 +113,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.suite is None and not options.report:
         parser.error("--suite: expected one of what is measured, or --report")
+    if options.precision == "tf32" and options.device == "cpu":
+        parser.error("--precision tf32: expected --device gpu with it, a CPU computes in float32")
     data_dir = None if options.data_dir is None else os.path.abspath(options.data_dir)
     os.environ["JAX_PLATFORMS"] = "cpu" if options.device == "cpu" else "cuda"
+    os.environ.pop("JAX_DEFAULT_MATMUL_PRECISION", None)
+    if options.device == "gpu" and options.precision == "float32":
+        os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # of JAX's workers and of PyTorch's
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share one GPU
     pin()
     missed: list[Row] = []
     for suite in SUITES if options.suite == "all" else filter(None, [options.suite]):
         begin = time.perf_counter()
         jax = importlib.metadata.version("jax")
         name = machine.device_name(options.device)
-        about = rows.context(name, machine.commit(), jax)
-        result = measured(suite, options.device, options.quick, data_dir)
-        if not options.quick:
+        precision = machine.precision(options.device)
+        about = rows.context(name, machine.commit(), jax, precision)
+        result = measured(suite, options.device, options.quick, data_dir, options.cases)
+        if result and not options.quick:
             rows.append(result, about)
         print(f"{suite}: {time.perf_counter() - begin:.0f} s", flush=True)
         # Bounds are of quiet machines and whole runs, equality is of every run.

@@ -20,9 +20,18 @@ _TRIALS = 5
 
 
 def pin() -> None:
-    """Keep this process to two cores, where that can be said: XLA makes a thread for each core."""
-    if hasattr(os, "sched_setaffinity"):
+    """Keep this process to two cores, where that can be said: XLA makes a thread for each core.
+
+    Not where a GPU is measured: all that feeds it may have the cores that there are.
+    """
+    if hasattr(os, "sched_setaffinity") and os.environ.get("JAX_PLATFORMS") != "cuda":
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+
+def precision(device: str) -> str:
+    """Return that of products: on a GPU TF32, unless JAX is told "highest"."""
+    told = os.environ.get("JAX_DEFAULT_MATMUL_PRECISION")
+    return "float32" if device == "cpu" or told == "highest" else "TF32"
 
 
 @functools.cache
@@ -71,6 +80,17 @@ def peak_memory() -> float:
         kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         kibibytes /= 1024 if sys.platform == "darwin" else 1
     return kibibytes / 1024
+
+
+def peak_device_memory(module: str) -> float:
+    """Return the most memory (MB) of the GPU that arrays of this process have had."""
+    if module == "pytorch":
+        import torch  # pyright: ignore[reportMissingImports]
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    import jax
+
+    return (jax.devices()[0].memory_stats() or {})["peak_bytes_in_use"] / 1e6
 
 
 def _rate(multiply: Callable[[], Any], flops: int) -> float:
@@ -132,19 +152,30 @@ def torch_rate(shape: tuple[int, int, int], device: str = "cpu") -> float:
     n, k, m = shape
     a, b = torch.rand(n, k, device=device), torch.rand(k, m, device=device)
     out = torch.empty(n, m, device=device)
+    # A GPU is given many before it is waited for.
+    repeats = 1 if device == "cpu" else max(1, min(1000, int(1e11 / (2 * n * k * m))))
 
     def multiply() -> None:
-        torch.mm(a, b, out=out)
+        for _ in range(repeats):
+            torch.mm(a, b, out=out)
         if device != "cpu":
             torch.cuda.synchronize()
 
-    return _rate(multiply, 2 * n * k * m)
+    return _rate(multiply, 2 * n * k * m * repeats)
+
+
+def torch_rate_gpu(shape: tuple[int, int, int]) -> float:
+    """Return the rate on a GPU, in the precision that is measured."""
+    from benchmarks.libraries import pytorch
+
+    return torch_rate(shape, pytorch.place("gpu"))
 
 
 RATES: dict[str, Callable[[tuple[int, int, int]], float]] = {
     "NumPy": numpy_rate,
     "XLA": xla_rate,
     "PyTorch": torch_rate,
+    "PyTorch, GPU": torch_rate_gpu,
 }
 
 

@@ -8,7 +8,7 @@ of its noise, which depends on the network and not on the batch.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import jaxmlp
-from benchmarks.rows import Row, measured
+from benchmarks.rows import Row, chosen, measured
 from jaxmlp.batch import Batch
 from jaxmlp.privacy.gradient import gaussian_noise
 from jaxmlp.training.steps import Privacy, Regularization, TrainingState, training_step
@@ -65,10 +65,13 @@ def loops(sizes: tuple[int, ...], n_examples: int) -> dict[str, Callable[[], Any
     }
 
 
-def rows(quick: bool) -> list[Row]:
+def rows(quick: bool, wanted: Sequence[str] = ()) -> list[Row]:
     """Return the times of the three loops, and what a private step costs beside the others."""
     result = []
     for sizes, n_examples in SHAPES[-1:] if quick else SHAPES:
+        case = f"{'-'.join(map(str, sizes))} relu B={n_examples}"
+        if not chosen(case, wanted):
+            continue
         calls = loops(sizes, n_examples)
         times: dict[str, list[float]] = {name: [] for name in calls}
         for call in calls.values():
@@ -79,7 +82,6 @@ def rows(quick: bool) -> list[Row]:
                 begin = time.perf_counter()
                 jax.block_until_ready(calls[name]())
                 times[name].append((time.perf_counter() - begin) / STEPS)
-        case = f"{'-'.join(map(str, sizes))} relu B={n_examples}"
         for name, values in times.items():
             milliseconds = measured([1e3 * value for value in values])
             name = f"{name} step in a loop" if name != "noise" else "noise in a loop"

@@ -9,7 +9,7 @@ both were compared.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmlp
-from benchmarks.rows import Row, measured
+from benchmarks import machine
+from benchmarks.rows import Row, chosen, measured
 
-SIZES = (784, 800, 800, 10)
+# Networks and batch sizes: on a GPU one that is all launches, and one that is arithmetic.
+CASES = {
+    "cpu": [((784, 800, 800, 10), 128), ((784, 800, 800, 10), 512)],
+    "gpu": [((784, 800, 800, 10), 512), ((784, 4096, 4096, 10), 4096)],
+}
+QUICK = [((784, 32, 10), 32)]
 # Of our own gradient's time.
 BOUNDS = {
     "norms": 0.65,
@@ -31,6 +37,14 @@ BOUNDS = {
     "Hessian product": 2.25,
     "Gauss–Newton product": 1.7,
 }
+
+
+EQUAL = {"float32": 1e-4, "TF32": 2e-2}  # of the largest entry of an array
+
+
+def precision() -> str:
+    """Return that of the products in this process."""
+    return machine.precision(jax.default_backend())
 
 
 def both(network: jaxmlp.Network, *functions: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,7 +120,7 @@ def check_equal(ours: dict[str, Callable], theirs: dict[str, Callable], *data: A
         )
         for mine, other in pairs:
             difference = float(jnp.max(jnp.abs(mine - other)) / jnp.max(jnp.abs(other)))
-            assert difference < 1e-4, (name, difference)
+            assert difference < EQUAL[precision()], (name, difference)
 
 
 def timed(functions: dict[str, Callable], data: Any, rounds: int) -> dict[str, list[float]]:
@@ -155,12 +169,15 @@ def memory() -> tuple[float, float, float]:
     )
 
 
-def rows(quick: bool) -> list[Row]:
+def rows(quick: bool, wanted: Sequence[str] = ()) -> list[Row]:
     """Return the time of every quantity, its ratio to the gradient's, and the memory."""
-    network = jaxmlp.Network((784, 32, 10) if quick else SIZES)
-    params, vector = (jaxmlp.init(network, jax.random.key(seed)) for seed in (0, 1))
     result = []
-    for size in (32,) if quick else (128, 512):
+    for sizes, size in QUICK if quick else CASES[jax.default_backend()]:
+        case = f"{'-'.join(map(str, sizes))} sigmoid B={size}"
+        if not chosen(case, wanted):
+            continue
+        network = jaxmlp.Network(sizes)
+        params, vector = (jaxmlp.init(network, jax.random.key(seed)) for seed in (0, 1))
         rng = np.random.default_rng(0)
         x = jax.device_put(rng.normal(size=(size, network.sizes[0])).astype(np.float32))
         t = jax.device_put(rng.integers(network.sizes[-1], size=size).astype(np.int32))
@@ -168,7 +185,6 @@ def rows(quick: bool) -> list[Row]:
         check_equal(ours, theirs, params, x, t)
         named = ours | {f"{name}, jax's": function for name, function in theirs.items()}
         times = timed(named, (params, x, t), 1 if quick else 9)
-        case = f"{'-'.join(map(str, network.sizes))} sigmoid B={size}"
         for name, values in times.items():
             who = "jax" if name.endswith(", jax's") else "jaxmlp"
             name = name.removesuffix(", jax's")
@@ -179,7 +195,7 @@ def rows(quick: bool) -> list[Row]:
             ratio = statistics.median(a / b for a, b in pairs)
             of = f"{name}, of our gradient's time"
             result.append(Row("quantities", case, of, who, "×", ratio, bound=bound))
-    if not quick:
+    if not quick and chosen("memory", wanted):
         gradient, clipped, each = memory()
         case = "5120-2560-1280 sigmoid B=32"
         for who, name, value in (

@@ -77,19 +77,18 @@ def write() -> Path:
         "# Report",
         "",
         "Written by `python -m benchmarks --report` from the rows under `results/`: the last run",
-        "of each suite. How everything is measured is in [README.md](README.md). A figure that",
-        "misses what is asked of it says so.",
+        "of each suite on each device. How everything is measured is in [README.md](README.md). A",
+        "figure that misses what is asked of it says so.",
     ]
     for suite, title in TITLES.items():
-        found = latest(suite)
-        if found is None:
-            continue
-        rows, about = found
-        lines += ["", f"## {title}", ""]
-        if suite == "epoch":
-            chart(rows, RESULTS / "epoch.png")
-            lines += ["![Ratio of every library's time to ours](results/epoch.png)", ""]
-        lines += _markdown(rows, about)
+        for number, (rows, about) in enumerate(latest(suite)):
+            lines += ["", f"## {title}" if not number else f"### {about.device}, {about.precision}"]
+            lines.append("")
+            if suite == "epoch":
+                name = "epoch.png" if not number else f"epoch-{number}.png"
+                chart(rows, RESULTS / name)
+                lines += [f"![Ratio of every library's time to ours](results/{name})", ""]
+            lines += _markdown(rows, about)
     REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return REPORT
 

@@ -53,10 +53,15 @@ class Context(NamedTuple):
     jax: str
 
 
-def context(device: str, commit: str, jax: str) -> Context:
+def context(device: str, commit: str, jax: str, precision: str = "float32") -> Context:
     """Return the context of a run that begins now."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Context(now, commit, device, "float32", jax)
+    return Context(now, commit, device, precision, jax)
+
+
+def chosen(case: str, wanted: Sequence[str]) -> bool:
+    """Tell whether a case is one of those wanted, each named by a part of its name; or all are."""
+    return not wanted or any(part in case for part in wanted)
 
 
 def measured(values: Sequence[float]) -> dict[str, Any]:
@@ -90,13 +95,19 @@ def append(rows: Sequence[Row], about: Context, folder: Path = RESULTS) -> Path:
     return path
 
 
-def latest(suite: str, folder: Path = RESULTS) -> tuple[list[Row], Context] | None:
-    """Return the rows of a suite's last run, and their context; None where there is none."""
+def latest(suite: str, folder: Path = RESULTS) -> list[tuple[list[Row], Context]]:
+    """Return the rows and the context of a suite's last run on every device in every precision."""
     path = folder / f"{suite}.csv"
-    records = _read(path) if path.exists() else []
-    if not records:
-        return None
-    last = [record for record in records if record["date"] == records[-1]["date"]]
+    runs: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for record in _read(path) if path.exists() else []:
+        own = runs.setdefault((record["device"], record["precision"]), [])
+        if own and own[-1]["date"] != record["date"]:
+            own.clear()
+        own.append(record)
+    return [_run(records) for records in runs.values()]
+
+
+def _run(last: list[dict[str, str]]) -> tuple[list[Row], Context]:
     rows = []
     for record in last:
         numbers = {

@@ -146,7 +146,7 @@ def test_the_branch_for_a_gpu_runs_on_what_is_here(monkeypatch):
     right = processes.environment
     monkeypatch.setattr(processes, "environment", lambda device="cpu": right("cpu"))
     cases = functools.partial(Case, n_examples=100)
-    monkeypatch.setattr(training, "epoch_cases", lambda quick: [cases((784, 16, 10), 8, 3)])
+    monkeypatch.setattr(training, "epoch_cases", lambda quick, device: [cases((784, 16, 10), 8, 3)])
     shown = []
     training.run("epoch", "gpu", True, shown.extend)
     times = {row.who for row in shown if row.quantity == "training" and row.median}
@@ -172,15 +172,17 @@ def test_rows_are_kept_and_the_last_run_is_reported(tmp_path, monkeypatch):
     new = [row(low=1.5, high=2.5, least=1.25, share=0.5), row(who="x", median=None, note="absent")]
     rows.append(old, about, tmp_path)
     rows.append(new, about._replace(date="2026-01-02T00:00:00"), tmp_path)
-    latest = rows.latest("small", tmp_path)
-    assert latest is not None
-    found, context = latest
+    gpu = about._replace(device="a GPU", precision="TF32")
+    rows.append([row(median=1.0)], gpu, tmp_path)
+    (found, context), (on_gpu, its) = rows.latest("small", tmp_path)
     assert found == new and context.date == "2026-01-02T00:00:00"
-    assert rows.latest("epoch", tmp_path) is None
+    assert on_gpu == [row(median=1.0)] and its == gpu
+    assert not rows.latest("epoch", tmp_path)
     monkeypatch.setattr(report, "REPORT", tmp_path / "REPORT.md")
     monkeypatch.setattr(report, "latest", lambda suite: rows.latest(suite, tmp_path))
     text = report.write().read_text()
     assert "| jaxmlp | 2 µs a step | 1.5 | 2.5 | 1.25 | 0.50 |" in text and "absent" in text
+    assert "### a GPU, TF32" in text
 
 
 def test_the_chart_is_drawn(tmp_path):

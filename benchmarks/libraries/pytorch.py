@@ -8,17 +8,17 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks.libraries import Trainer
-from benchmarks.machine import THREADS
+from benchmarks.machine import THREADS, precision
 from benchmarks.problems import BATCH, CLASSES, HIDDEN, PEAK, RATE, SMOOTHING, Problem
 
 
 def place(device: str) -> str:
     """Return PyTorch's name of a device, with as many threads as the others have.
 
-    On a GPU its products are TF32, as JAX's are unless they are told otherwise.
+    On a GPU its products are TF32 where JAX's are: unless they are told otherwise.
     """
     torch.set_num_threads(THREADS)
-    torch.set_float32_matmul_precision("high" if device == "gpu" else "highest")
+    torch.set_float32_matmul_precision("high" if precision(device) == "TF32" else "highest")
     return "cuda" if device == "gpu" else "cpu"
 
 

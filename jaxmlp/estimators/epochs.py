@@ -23,6 +23,7 @@ from jaxmlp.batch import Batch, safe_divide, weighted_sum
 from jaxmlp.estimators.solvers import Solver
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters
+from jaxmlp.training.loops import loop_over
 from jaxmlp.training.steps import Regularization, epoch_batch, gradient_of_pass, pass_as_trained
 
 _ROWS_AT_ONCE = 2**15  # of the orders of the epochs that one call runs
@@ -120,7 +121,7 @@ def run_epoch(
         return moved, optimizer_state, steps + 1, total
 
     begin = (*progress[:3], jnp.zeros((), dtype))
-    params, optimizer_state, steps, total = jax.lax.fori_loop(0, numbers["steps"], step, begin)
+    params, optimizer_state, steps, total = loop_over(0, numbers["steps"], step, begin)
     loss = total / numbers["n_examples"]
     idle = jnp.where(loss > progress.best_loss - numbers["tol"], progress.idle + 1, 0)
     best_loss = jnp.fmin(loss, progress.best_loss)

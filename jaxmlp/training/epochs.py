@@ -24,6 +24,7 @@ from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import Placement, placed
 from jaxmlp.training.feeds import Feed, Part, Resident
+from jaxmlp.training.loops import steps_a_look
 from jaxmlp.training.orders import Plan, bucket
 from jaxmlp.training.records import check_convergence, is_better, record_of
 from jaxmlp.training.settings import Settings
@@ -78,6 +79,7 @@ class Pace:
     def end(self, step: int, steps: int) -> int:
         """Return the step of an epoch up to which the next piece goes."""
         size = max(self.smallest, int(self.per_second * _PIECE_SECONDS))
+        size += -size % steps_a_look()
         end = min(steps, step + size)
         end = steps if steps - end <= size // 2 else end  # no crumbs
         return end if self.placement is None else self.placement.agreed(end)

@@ -18,6 +18,7 @@ from jaxmlp.network import Layer, Network, Parameters
 from jaxmlp.privacy.gradient import noised_mean
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import Placement
+from jaxmlp.training.loops import loop_over
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 
 _NOISE = 2**31  # folded into a step's key for its noise; the masks take the layers' numbers
@@ -330,8 +331,8 @@ def take_steps(
     transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
     half = dtype if state.params[0].weight.dtype != dtype else None
 
-    def step(number: Array, carry: tuple[TrainingState, Sums]) -> tuple[TrainingState, Sums]:
-        state, progress = carry
+    def step(number: Array, carry: tuple[TrainingState, Array]) -> tuple[TrainingState, Array]:
+        state, totals = carry
         batch = epoch_batch(examples, order, number, scaling, batch_size=batch_size, dtype=dtype)
         if placement is not None:
             batch = jax.lax.with_sharding_constraint(batch, placement.parts)
@@ -351,12 +352,15 @@ def take_steps(
             dtype=half,
             columns=columns,
         )
-        result = state, jax.tree.map(jnp.add, progress, sums)
+        result = state, totals + jnp.stack(sums)
         if placement is not None:
             result = jax.lax.with_sharding_constraint(result, placement.copies)
         return result
 
-    return jax.lax.fori_loop(place["first"], place["end"], step, (state, progress))
+    # As one array: on a GPU each addition of its own is a kernel of its own.
+    carry = state, jnp.stack(progress)
+    state, totals = loop_over(place["first"], place["end"], step, carry)
+    return state, Sums(*totals)
 
 
 run_steps = partial(
