@@ -8,9 +8,10 @@ See benchmarks/README.md for what is measured and how.
 import argparse
 import importlib.metadata
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from benchmarks import (
@@ -34,54 +35,58 @@ SUITES = (
 
 
 def measured(
-    suite: str, device: str, quick: bool, data_dir: str | None, wanted: Sequence[str]
+    suite: str,
+    device: str,
+    quick: bool,
+    data_dir: str | None,
+    wanted: Sequence[str],
+    keep: Callable[[Sequence[Row]], object],
 ) -> list[Row]:
-    """Run a suite, show its rows as they come, and return them.
+    """Run a suite, show its rows as they come, and return them; kept even where it is ended early.
 
     The bounds are those of two cores of a CPU: on a GPU none is asked for.
     """
-    if device == "gpu":
-        shown: list[Row] = []
+    shown: list[Row] = []
 
-        def unbound(new: Sequence[Row]) -> None:
-            shown.extend(row._replace(bound="") for row in new)
-            report.show(shown[-len(new) :])
+    def show(new: Sequence[Row]) -> None:
+        shown.extend(row._replace(bound="") if device == "gpu" else row for row in new)
+        report.show(shown[len(shown) - len(new) :])
 
-        run(suite, device, quick, data_dir, wanted, unbound)
-        return shown
-    return run(suite, device, quick, data_dir, wanted, report.show)
+    try:
+        run(suite, device, quick, data_dir, wanted, show)
+    finally:
+        if shown and not quick:
+            keep(shown)
+    return shown
 
 
 def run(
     suite: str, device: str, quick: bool, data_dir: str | None, wanted: Sequence[str], show: Show
-) -> list[Row]:
-    """Run a suite, show its rows as they come, and return them."""
+) -> None:
+    """Run a suite and show its rows as they come."""
     if suite == "gradients":
-        return training.gradients(device, quick, show, wanted)
-    if suite == "memory":
-        return training.memory(device, quick, show)
-    if suite == "startup":
-        return startup.run(device, quick, show)
-    if suite == "time_to_accuracy":
-        return time_to_accuracy.run(device, quick, data_dir, show)
-    if suite == "quantities":
+        training.gradients(device, quick, show, wanted)
+    elif suite == "memory":
+        training.memory(device, quick, show)
+    elif suite == "startup":
+        startup.run(device, quick, show)
+    elif suite == "time_to_accuracy":
+        time_to_accuracy.run(device, quick, data_dir, show)
+    elif suite == "quantities":
         # JAX is imported here, in this process, whose own functions these modules time.
         from benchmarks import peers, private_steps, quantities
 
-        result = []
         ours = [module.rows for module in (quantities, private_steps)]
         calls = [partial(rows_of, wanted=wanted) for rows_of in ours]
         # The peers are measured on a CPU, all of them in one case.
         for call in [*calls, *([peers.rows] if device == "cpu" and not wanted else [])]:
-            new = call(quick)
-            show(new)
-            result += new
-        return result
-    if suite == "ensembles":
-        return ensembles.run(device, quick, data_dir, show, wanted)
-    if suite == "streaming":
-        return streaming.run(device, quick, show)
-    return training.run(suite, device, quick, show, wanted)
+            show(call(quick))
+    elif suite == "ensembles":
+        ensembles.run(device, quick, data_dir, show, wanted)
+    elif suite == "streaming":
+        streaming.run(device, quick, show)
+    else:
+        training.run(suite, device, quick, show, wanted)
 
 
 def wrong(row: Row) -> bool:
@@ -129,9 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = machine.device_name(options.device)
         precision = machine.precision(options.device)
         about = rows.context(name, machine.commit(), jax, precision)
-        result = measured(suite, options.device, options.quick, data_dir, options.cases)
-        if result and not options.quick:
-            rows.append(result, about)
+        keep = partial(rows.append, about=about)
+        result = measured(suite, options.device, options.quick, data_dir, options.cases, keep)
         print(f"{suite}: {time.perf_counter() - begin:.0f} s", flush=True)
         # Bounds are of quiet machines and whole runs, equality is of every run.
         missed += [row for row in result if wrong(row) or not (options.quick or row.holds)]
@@ -144,4 +148,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does, it leaves what was measured so far.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     main()

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmlp
-from benchmarks import machine
 from benchmarks.rows import Row, chosen, measured
 
 # Networks and batch sizes: on a GPU one that is all launches, and one that is arithmetic.
@@ -39,12 +38,7 @@ BOUNDS = {
 }
 
 
-EQUAL = {"float32": 1e-4, "TF32": 2e-2}  # of the largest entry of an array
-
-
-def precision() -> str:
-    """Return that of the products in this process."""
-    return machine.precision(jax.default_backend())
+EQUAL = 1e-9  # in float64, of the largest entry of an array
 
 
 def both(network: jaxmlp.Network, *functions: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,6 +48,12 @@ def both(network: jaxmlp.Network, *functions: Callable[..., Any]) -> Callable[..
 
 def rivals(network: jaxmlp.Network, vector: Any) -> tuple[dict[str, Callable], dict[str, Callable]]:
     """Return our functions of (params, inputs, targets), and automatic differentiation's."""
+
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), vector)
+
+    def like(params: Any) -> Any:
+        """Return the vector in the dtype of the parameters."""
+        return vector if params[0].weight.dtype == np.float32 else wide
 
     def gradient(params: Any, x: Any, t: Any) -> Any:
         return jaxmlp.loss_and_gradient(network, params, x, t)[1]
@@ -101,26 +101,30 @@ def rivals(network: jaxmlp.Network, vector: Any) -> tuple[dict[str, Callable], d
     hessian = jax.jit(partial(jaxmlp.hessian_vector_product, network))
     gauss_newton = jax.jit(partial(jaxmlp.gauss_newton_vector_product, network))
     ours |= {
-        "Hessian product": lambda p, x, t: hessian(p, x, t, vector),
-        "Gauss–Newton product": lambda p, x, t: gauss_newton(p, x, t, vector),
+        "Hessian product": lambda p, x, t: hessian(p, x, t, like(p)),
+        "Gauss–Newton product": lambda p, x, t: gauss_newton(p, x, t, like(p)),
     }
     theirs = {
         "gradient": jax.jit(jax.grad(plain_loss)),
-        "Hessian product": lambda p, x, t: hessian_product(p, x, t, vector),
-        "Gauss–Newton product": lambda p, x, t: gauss_newton_product(p, x, t, vector),
+        "Hessian product": lambda p, x, t: hessian_product(p, x, t, like(p)),
+        "Gauss–Newton product": lambda p, x, t: gauss_newton_product(p, x, t, like(p)),
     }
     return ours, theirs
 
 
 def check_equal(ours: dict[str, Callable], theirs: dict[str, Callable], *data: Any) -> None:
-    """Raise AssertionError unless both yield the same where both exist."""
-    for name, function in theirs.items():
-        pairs = zip(
-            jax.tree.leaves(ours[name](*data)), jax.tree.leaves(function(*data)), strict=True
+    """Raise AssertionError unless both yield the same in float64 where both exist."""
+    with jax.enable_x64(True):
+        data = jax.tree.map(
+            lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, np.floating) else x, data
         )
-        for mine, other in pairs:
-            difference = float(jnp.max(jnp.abs(mine - other)) / jnp.max(jnp.abs(other)))
-            assert difference < EQUAL[precision()], (name, difference)
+        for name, function in theirs.items():
+            pairs = zip(
+                jax.tree.leaves(ours[name](*data)), jax.tree.leaves(function(*data)), strict=True
+            )
+            for mine, other in pairs:
+                difference = float(jnp.max(jnp.abs(mine - other)) / jnp.max(jnp.abs(other)))
+                assert difference < EQUAL, (name, difference)
 
 
 def timed(functions: dict[str, Callable], data: Any, rounds: int) -> dict[str, list[float]]:

@@ -207,13 +207,17 @@ def chunk_sums(network: Network, params: Parameters, scaling: Scaling | None, ba
     return batch_sums(network, outputs, losses, batch)
 
 
-def evaluate_chunks(
+def sums_of_chunks(
     network: Network, params: Parameters, scaling: Scaling | None, batches: list[Batch]
-) -> Metrics:
-    """Return the figures over prepared chunks, fetched from the device once."""
-    sums = [chunk_sums(network, params, scaling, batch) for batch in batches]
-    total: Any = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
-    return Sums(*total).metrics(network)
+) -> list[Sums]:
+    """Return the sums of each of the prepared chunks, on the device."""
+    return [chunk_sums(network, params, scaling, batch) for batch in batches]
+
+
+def total_of(sums: list[Sums]) -> Sums:
+    """Return the total, in float64, of sums that were fetched from the device."""
+    total: Any = np.sum(sums, axis=0, dtype=np.float64)
+    return Sums(*total)
 
 
 def evaluate(
@@ -243,7 +247,8 @@ def evaluate(
         ValueError: No examples, or shapes or values that do not fit.
     """
     examples, left = checked_examples(network, params, inputs, targets, sample_weight, scaling)
-    return evaluate_chunks(network, params, left, list(chunks(*examples)))
+    sums = sums_of_chunks(network, params, left, list(chunks(*examples)))
+    return total_of(jax.device_get(sums)).metrics(network)
 
 
 def predictions(

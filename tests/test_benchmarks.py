@@ -204,6 +204,25 @@ def test_a_missed_bound_is_status_1(monkeypatch, tmp_path):
     assert raised.value.code == 1
 
 
+def test_what_was_measured_before_an_interruption_is_kept(monkeypatch):
+    def interrupted(suite, device, quick, data_dir, wanted, show):
+        assert (suite, wanted) == ("small", ["64-32-10"])
+        show([row(bound="≥ 9")])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    kept = []
+    for quick, device in ((True, "cpu"), (False, "cpu"), (False, "gpu")):
+        with pytest.raises(KeyboardInterrupt):
+            command.measured("small", device, quick, None, ["64-32-10"], kept.extend)
+    assert kept == [row(bound="≥ 9"), row()]  # nothing is asked of a GPU
+
+
+def test_a_case_is_named_by_a_part_of_its_name():
+    assert rows.chosen("784-128-10 B=32", []) and rows.chosen("784-128-10 B=32", ["x", "B=32"])
+    assert not rows.chosen("784-128-10 B=32", ["B=128"])
+
+
 def test_what_differs_in_an_earlier_suite_is_status_1_also_of_a_quick_run(monkeypatch):
     rows_of = {"gradients": [row(median=None, note="DIFFERENT by 1")]}
     monkeypatch.setattr(command, "measured", lambda suite, *_: rows_of.get(suite, [row()]))

@@ -24,11 +24,11 @@ def blocks(monkeypatch):
 
 
 def test_a_gpu_is_looked_at_less_often():
-    assert loops.steps_a_look() == (16 if jax.default_backend() == "gpu" else 1)
+    assert loops.steps_a_look() == (32 if jax.default_backend() == "gpu" else 1)
     with jax.default_device(jax.devices("cpu")[0]):
         assert loops.steps_a_look() == 1
     with jax.default_device("gpu"):  # by name; nothing is computed there
-        assert loops.steps_a_look() == 16
+        assert loops.steps_a_look() == 32
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from jaxmlp.batch import Batch
-from jaxmlp.evaluation import Metrics, chunk_sums, evaluate_chunks, padded_batch
+from jaxmlp.evaluation import Sums, chunk_sums, padded_batch, sums_of_chunks, total_of
 from jaxmlp.network import Network, Parameters
 from jaxmlp.privacy import epsilon, padded_size
 from jaxmlp.privacy.gradient import check_wide, exact_products
@@ -334,16 +334,19 @@ class Training:
         """Return the snapshot at the end of its epoch, evaluated, and the epoch's record."""
         network, epoch = self.network, snapshot.epoch + 1
         model = model_of(snapshot.state, self.dtype)
-        figures: dict[str, Metrics] = {}
+        sums: dict[str, list[Sums]] = {}
         of_gradient = {}
         if self._train_figures:
             arguments = self._figures_arguments(snapshot, self.feed.first_batch(snapshot.epoch))
-            of_gradient = jax.device_get(gradient_figures(*arguments, **self.constants))
-            figures["train"] = jax.device_get(snapshot.progress).metrics(network)
+            of_gradient = gradient_figures(*arguments, **self.constants)
+            sums["train"] = [snapshot.progress]
         for name, prepared in self.others.items():
-            figures[name] = evaluate_chunks(network, model, *prepared)
+            sums[name] = sums_of_chunks(network, model, *prepared)
+        # All in one, for a GPU is waited for at every fetch.
+        sums, of_gradient, size = jax.device_get((sums, of_gradient, largest(model)))
+        figures = {name: total_of(parts).metrics(network) for name, parts in sums.items()}
         what = f"epoch {epoch} of {self.settings.epochs}"
-        check_convergence(figures, float(largest(model)), what, self.settings.learning_rate)
+        check_convergence(figures, float(size), what, self.settings.learning_rate)
         # A norm may overflow where the parameters do not.
         finite = {name: float(x) for name, x in of_gradient.items() if np.isfinite(x)}
         record = record_of(epoch, figures, finite)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 Carry = TypeVar("Carry")
 
-_GPU_BLOCK = 16
+_GPU_BLOCK = 32
 
 
 def steps_a_look() -> int:

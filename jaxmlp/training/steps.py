@@ -76,7 +76,7 @@ def wide_parameters(params: Parameters) -> Parameters:
 
 def cast(params: Parameters, dtype: DTypeLike) -> Parameters:
     """Return the parameters in another dtype."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), params)
 
 
 def model_of(state: TrainingState, dtype: DTypeLike) -> Parameters:
@@ -331,8 +331,8 @@ def take_steps(
     transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
     half = dtype if state.params[0].weight.dtype != dtype else None
 
-    def step(number: Array, carry: tuple[TrainingState, Array]) -> tuple[TrainingState, Array]:
-        state, totals = carry
+    def step(number: Array, carry: tuple[TrainingState, Sums]) -> tuple[TrainingState, Sums]:
+        state, progress = carry
         batch = epoch_batch(examples, order, number, scaling, batch_size=batch_size, dtype=dtype)
         if placement is not None:
             batch = jax.lax.with_sharding_constraint(batch, placement.parts)
@@ -352,15 +352,12 @@ def take_steps(
             dtype=half,
             columns=columns,
         )
-        result = state, totals + jnp.stack(sums)
+        result = state, jax.tree.map(jnp.add, progress, sums)
         if placement is not None:
             result = jax.lax.with_sharding_constraint(result, placement.copies)
         return result
 
-    # As one array: on a GPU each addition of its own is a kernel of its own.
-    carry = state, jnp.stack(progress)
-    state, totals = loop_over(place["first"], place["end"], step, carry)
-    return state, Sums(*totals)
+    return loop_over(place["first"], place["end"], step, (state, progress))
 
 
 run_steps = partial(
