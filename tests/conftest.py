@@ -1,5 +1,6 @@
 """Settings and fixtures that every test shares."""
 
+import collections
 import itertools
 import os
 import shutil
@@ -29,6 +30,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked `gpu` where JAX's default device is no GPU."""
     if item.get_closest_marker("gpu") and (backend := jax.default_backend()) != "gpu":
         pytest.skip(f"needs a GPU; JAX's default backend here is {backend!r}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, then those with many: a long one begun last is waited for.
+
+    The order within a file stays. `scripts/test` has pytest-xdist hand the files out in this order.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path], item.path))
 
 
 @pytest.fixture
