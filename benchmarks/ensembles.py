@@ -73,7 +73,7 @@ def run(
         data = problem(n_examples, sizes, data_dir)
         networks = Networks(data, sizes, batch_size, count, epochs)
         wrong = networks.difference()
-        times = timed(networks, 1 if quick else 4)
+        times = timed(networks, 1 if quick else 3)
         new = [
             Row("ensembles", case, name, OURS, "s", note=wrong, **measured(values))
             for name, values in times.items()

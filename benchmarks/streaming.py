@@ -29,7 +29,7 @@ CASES = (
     ("float32", 200_000, "784-512-512-10", ("full",)),
 )
 QUICK = (("uint8", 5_000, "784-128-10", SHUFFLES),)
-ROUNDS = 5
+ROUNDS = 3
 ALLOWED = 0.2  # of what the data would take
 
 

@@ -51,7 +51,7 @@ def steps_of(sizes: tuple[int, ...], batch_size: int, device: str) -> int:
     if device == "gpu":
         return min(500, math.ceil(EPOCH / batch_size))
     flops = Case(sizes, batch_size, 1).flops
-    return max(3, min(1000, round(_ROUND * _ABOUT / flops)))
+    return max(3, min(500, round(_ROUND * _ABOUT / flops)))
 
 
 def epoch_cases(quick: bool, device: str = "cpu") -> list[Case]:
@@ -313,7 +313,7 @@ def run(suite: str, device: str, quick: bool, show: Show, wanted: Sequence[str] 
             if OURS in failed:
                 raise SystemExit(f"{OURS}: {failed[OURS]}")
             names_here = [who for who in worked.workers if who not in failed]
-            rounds = 1 if quick else 3 if case.flops > 5e8 or device == "gpu" else 6
+            rounds = 1 if quick else 3 if case.flops > 5e8 or device == "gpu" else 4
             times = worked.seconds(names_here, rounds)
             failed |= worked.missing
             if OURS in failed:
