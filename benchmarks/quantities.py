@@ -175,7 +175,7 @@ def memory() -> tuple[float, float, float]:
 
 def rows(quick: bool, wanted: Sequence[str] = ()) -> list[Row]:
     """Return the time of every quantity, its ratio to the gradient's, and the memory."""
-    result = []
+    result, checked = [], set()
     for sizes, size in QUICK if quick else CASES[jax.default_backend()]:
         case = f"{'-'.join(map(str, sizes))} sigmoid B={size}"
         if not chosen(case, wanted):
@@ -186,9 +186,11 @@ def rows(quick: bool, wanted: Sequence[str] = ()) -> list[Row]:
         x = jax.device_put(rng.normal(size=(size, network.sizes[0])).astype(np.float32))
         t = jax.device_put(rng.integers(network.sizes[-1], size=size).astype(np.int32))
         ours, theirs = rivals(network, vector)
-        check_equal(ours, theirs, params, x, t)
+        if sizes not in checked:
+            check_equal(ours, theirs, params, x[:128], t[:128])
+            checked.add(sizes)
         named = ours | {f"{name}, jax's": function for name, function in theirs.items()}
-        times = timed(named, (params, x, t), 1 if quick else 9)
+        times = timed(named, (params, x, t), 1 if quick else 7)
         for name, values in times.items():
             who = "jax" if name.endswith(", jax's") else "jaxmlp"
             name = name.removesuffix(", jax's")
