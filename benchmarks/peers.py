@@ -131,7 +131,7 @@ def rows(quick: bool) -> list[Row]:
                     missing[who] = "; ".join(wrong)
                     del offers[who]
             rng = np.random.default_rng(0)
-            for _ in range(1 if quick else 7):
+            for _ in range(1 if quick else 5):
                 # A quantity's peers follow each other, so that they share the machine's state.
                 for quantity in dict.fromkeys(
                     q for offer in offers.values() for q in offer["calls"]
