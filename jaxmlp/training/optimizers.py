@@ -170,7 +170,12 @@ def learning_rates(
     Returns:
         (n,), in float64.
     """
+    return learning_rate * rate_factors(schedule, warmup, steps, total)
+
+
+def rate_factors(schedule: str, warmup: float, steps: np.ndarray, total: int) -> np.ndarray:
+    """Return what part of the largest learning rate each step has; see `learning_rates`."""
     factors = SCHEDULES[schedule](np.asarray(steps) / total)
     if warmup:
         factors = factors * np.minimum((np.asarray(steps) + 1) / max(warmup * total, 1), 1)
-    return learning_rate * factors
+    return factors

@@ -31,8 +31,8 @@ from jaxmlp.training.members import (
     transformation,
 )
 from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
-from jaxmlp.training.optimizers import with_numbers
-from jaxmlp.training.orders import bucket, epoch_order, epoch_rates
+from jaxmlp.training.optimizers import rate_factors, with_numbers
+from jaxmlp.training.orders import bucket, epoch_order
 from jaxmlp.training.records import check_convergence, is_better, record_of
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record
@@ -249,8 +249,14 @@ class Pass:
             orders = [epoch_order(of.words[m], epoch, of.n_examples, length) for m in self.ids]
             order = of.in_parts(np.stack(orders))
         rates = np.zeros((len(self.ids), of.longest), of.wide)
+        steps = np.arange(epoch * of.steps, (epoch + 1) * of.steps)
+        factors: dict[tuple[str, float], np.ndarray] = {}  # members have them in common
         for slot, m in enumerate(self.ids):
-            rates[slot, : of.steps] = epoch_rates(of.settings[m], epoch, of.steps)
+            own = of.settings[m]
+            which = own.schedule, own.warmup
+            if which not in factors:
+                factors[which] = rate_factors(*which, steps, own.epochs * of.steps)
+            rates[slot, : of.steps] = own.learning_rate * factors[which]
         return order, of.in_parts(rates)
 
     def _steps(
