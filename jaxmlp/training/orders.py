@@ -103,12 +103,6 @@ def epoch_order(
     return rows
 
 
-def epoch_rates(settings: Settings, epoch: int, steps: int) -> np.ndarray:
-    """Return the learning rates of the steps of an epoch, in float64."""
-    first = epoch * steps
-    return settings.rates(first, first + steps, settings.epochs * steps)
-
-
 def bucket(n_examples: int) -> int:
     """Return the padded number of rows: a power of two up to 65,536, then a multiple of it."""
     if n_examples > _LARGEST_STEP:
