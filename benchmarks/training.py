@@ -107,10 +107,11 @@ class Worked:
                 continue
             with np.load(path) as archive:
                 arrays = [archive[name] for name in archive.files]
-            difference = max(
+            differences = [
                 self._difference(array - start, change)
                 for start, change, array in zip(before, wanted, arrays, strict=True)
-            )
+            ]
+            difference = np.max(differences)  # NaN where one of them is
             if not difference <= self._bound:
                 failed[who] = f"DIFFERENT from NumPy in float64 by {difference:.1e}"
         return failed

@@ -74,7 +74,8 @@ def test_the_gradient_that_judges_is_the_slope_of_the_loss():
         np.testing.assert_allclose((losses[0] - losses[1]) / 2e-6, slope[place], rtol=1e-5)
 
 
-def test_a_library_that_differs_is_not_timed(monkeypatch):
+@pytest.mark.parametrize("wrong", [1.1, np.nan])
+def test_a_library_that_differs_is_not_timed(monkeypatch, wrong):
     class Wrong(training.Worked):
         def build(self, case, folder):
             for number, who in enumerate(self.workers):
@@ -82,9 +83,10 @@ def test_a_library_that_differs_is_not_timed(monkeypatch):
                 own = problem(case)
                 pairs = zip(own.weights, own.biases, strict=True)
                 before = [array for pair in pairs for array in pair]
-                factor = 1 + 0.1 * number
                 changes = expected(own, "training")
-                moved = [old + factor * new for old, new in zip(before, changes, strict=True)]
+                moved = [old + new for old, new in zip(before, changes, strict=True)]
+                if number:  # in the last array alone
+                    moved[-1] = before[-1] + wrong * changes[-1]
                 np.savez(folder / f"{number}.npz", *moved)
             return super().build(case, folder)
 
