@@ -28,8 +28,10 @@ def environment(device: str = "cpu") -> dict[str, str]:
     """Return the environment of a worker: two threads on a CPU, and where JAX computes."""
     threads = {f"{library}_NUM_THREADS": str(THREADS) for library in ("OMP", "MKL", "OPENBLAS")}
     platform = "cpu" if device == "cpu" else "cuda"
-    # Cold is to be cold, whatever cache the user has; and several processes share one GPU.
-    own = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name}
+    # Cold is to be cold, whatever cache the user has; and several processes share one GPU. Modules
+    # are compiled once, as pip does when it installs them.
+    without = ("COMPILATION_CACHE", "PYTHONDONTWRITEBYTECODE")
+    own = {name: x for name, x in os.environ.items() if not any(part in name for part in without)}
     return own | threads | {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 

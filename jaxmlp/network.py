@@ -1,9 +1,10 @@
 """The description of a network, its parameters and how they begin."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from jaxmlp.losses import LOSSES
 from jaxmlp.validation import check_float_dtype, check_key, check_name
 
 _LARGEST_SIZE = 2**31 - 1  # XLA's own arithmetic of indices
+_DRAWN_TOGETHER = 2**22  # entries, padding and all
 _PRECISIONS = ("default", "high", "highest", *jax.lax.DotAlgorithmPreset.__members__)
 
 
@@ -157,16 +159,36 @@ def init(network: Network, key: Array, dtype: jax.typing.DTypeLike = jnp.float32
 def _drawn(network: Network, key: Array, dtype: np.dtype) -> Parameters:
     layers = []
     gains = [2.0 if name in _HE else 1.0 for name in network.activations] + [1.0]
-    keys = jax.random.split(key, len(gains))
-    for layer_key, gain, n_in, n_out in zip(
-        keys, gains, network.sizes[:-1], network.sizes[1:], strict=True
-    ):
-        scale = math.sqrt(gain / n_in)
-        # As it is drawn by itself, rounded before it is scaled.
-        drawn = jax.lax.optimization_barrier(jax.random.normal(layer_key, (n_out, n_in), dtype))
-        weight = scale * drawn
-        layers.append(Layer(weight, jnp.zeros(n_out, dtype) if network.bias else None))
+    shapes = [(n_out, n_in) for n_in, n_out in pairwise(network.sizes)]
+    drawn = _normal(jax.random.split(key, len(shapes)), shapes, dtype)
+    for gain, shape, normal in zip(gains, shapes, drawn, strict=True):
+        weight = math.sqrt(gain / shape[1]) * normal
+        layers.append(Layer(weight, jnp.zeros(shape[0], dtype) if network.bias else None))
     return tuple(layers)
+
+
+def _normal(keys: Array, shapes: Sequence[tuple[int, int]], dtype: np.dtype) -> list[Array]:
+    """Return an array of every shape from N(0, 1), each drawn with its own key (L,).
+
+    Small ones are drawn at once, to the longest's length: compiling a draw is most of what `init`
+    takes, and an entry depends on its place, not on how many follow it.
+    """
+    lengths = [math.prod(shape) for shape in shapes]
+    length = max(lengths)
+
+    def drawn(key: Array, length: int) -> Array:
+        return jax.random.normal(key, (length,), dtype)
+
+    if len(shapes) * length <= _DRAWN_TOGETHER:
+        flat = list(jax.vmap(partial(drawn, length=length))(keys))
+    else:
+        flat = list(map(drawn, keys, lengths))
+    # As they are drawn by themselves, rounded before they are scaled.
+    flat = jax.lax.optimization_barrier(flat)
+    return [
+        jnp.reshape(array[: math.prod(shape)], shape)
+        for array, shape in zip(flat, shapes, strict=True)
+    ]
 
 
 def with_mean_outputs(

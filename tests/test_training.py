@@ -14,7 +14,7 @@ from jaxmlp.batch import Batch
 from jaxmlp.scaling import PIXELS, Scaling
 from jaxmlp.training.optimizers import OPTIMIZERS, SCHEDULES, optimizer_named, with_numbers
 from jaxmlp.training.settings import Settings
-from jaxmlp.training.snapshots import Snapshot, first_snapshot
+from jaxmlp.training.snapshots import Snapshot, first_snapshot, largest
 from jaxmlp.training.steps import TrainingState, run_steps, training_step
 from jaxmlp.verification import oracles
 
@@ -574,21 +574,37 @@ def test_training_on_the_gpu_learns_and_agrees_with_its_evaluation(precision):
     assert fitted.history[-1]["all_loss"] == pytest.approx(expected, rel=bound)
 
 
-def test_what_is_compiled_beforehand_is_not_compiled_again():
-    """The programs of an epoch compile in threads before it: a call of each must find them."""
+def test_a_fit_compiles_its_programs_once_each_and_nothing_beside_them():
+    """They compile in threads, before the epoch: a call of each must find them."""
     names = []
 
     def listen(event, seconds, **about):
         if "backend_compile" in event:
             names.append(about.get("fun_name"))
 
+    network = Network((4, 11, 3), "tanh")  # which no other test here trains
+    params = jax.tree.map(np.array, init(network, jax.random.key(0)))
+    key = jax.random.key(1)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        network = Network((4, 11, 3), "tanh")  # which no other test here trains
-        params = jax.tree.map(np.array, init(network, jax.random.key(0)))
-        evaluation = {"validation": (X, T)}
-        fit(network, params, X, T, key=jax.random.key(1), epochs=2, evaluation=evaluation)
+        fit(
+            network, params, X, T, key=key, epochs=2, evaluation={"validation": (X, T)}, patience=2,
+            monitor="validation_loss",
+        )  # fmt: skip
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    for program in ("take_steps", "chunk_sums", "gradient_figures", "largest"):
-        assert sum(program in str(name) for name in names) == 1, (program, names)
+    programs = ["chunk_sums", "first_state", "gradient_figures", "take_steps"]
+    assert sorted(str(name)[len("jit(") : -1] for name in names) == programs
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [((1.0, -3.0), 3.0), ((0.0,), 0.0), ((1.0, -np.inf), np.inf), ((np.nan, 9.0), np.nan)],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_largest_parameter_is_that_of_all_leaves_and_nan_where_one_is(entries, expected, dtype):
+    weight = jnp.zeros((2, 3), dtype)
+    leaves = [jnp.full(2, entry, dtype) for entry in entries]
+    params = [Layer(weight, leaf) for leaf in leaves]
+    for order in (params, params[::-1]):
+        np.testing.assert_equal(largest(tuple(order)), expected)

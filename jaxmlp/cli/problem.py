@@ -144,6 +144,17 @@ def _check_values(options: Train, network: Network, data: Dataset) -> None:
                 raise ValueError(f"{name} {error}") from error
 
 
+def keys_of_seed(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Return the key of a seed's first parameters and that of its training."""
+    return _split(np.int64(seed))
+
+
+@jax.jit  # one program, where they would be four
+def _split(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    first, training = jax.random.split(jax.random.key(seed))
+    return first, training
+
+
 def settings_of(options: Train) -> Settings:
     """Return the settings of the training.
 

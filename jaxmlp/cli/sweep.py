@@ -23,7 +23,14 @@ from jaxmlp.cli.console import (
     warn,
 )
 from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train, given
-from jaxmlp.cli.problem import arrays, description, fingerprint_of, prepared, weighted_training
+from jaxmlp.cli.problem import (
+    arrays,
+    description,
+    fingerprint_of,
+    keys_of_seed,
+    prepared,
+    weighted_training,
+)
 from jaxmlp.cli.processes import (
     Ended,
     bad_input_of_any,
@@ -262,9 +269,7 @@ class _Work:
         if not pairs:
             return
         # As `jaxmlp train` has them: the settings of a seed begin alike.
-        first_keys, order_keys = zip(
-            *(jax.random.split(jax.random.key(seed)) for seed in self.seeds), strict=True
-        )
+        first_keys, order_keys = zip(*map(keys_of_seed, self.seeds), strict=True)
         which = np.array([self.seeds.index(seed) for _, seed in pairs])
         params = init_members(
             self.network,

@@ -24,7 +24,14 @@ from jaxmlp.cli.console import (
 )
 from jaxmlp.cli.options import OF_THE_TRAINING, Train, given
 from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
-from jaxmlp.cli.problem import arrays, description, fingerprint_of, prepared, weighted_training
+from jaxmlp.cli.problem import (
+    arrays,
+    description,
+    fingerprint_of,
+    keys_of_seed,
+    prepared,
+    weighted_training,
+)
 from jaxmlp.cli.processes import (
     Ended,
     bad_input_of_any,
@@ -141,7 +148,7 @@ class _Member:
         options, network = self.options, self.network
         if shared(options.resume and (self.folder / runs.MODEL).is_file()):
             return self._trained_already()
-        first_key, order_key = jax.random.split(jax.random.key(self.seed))
+        first_key, order_key = keys_of_seed(self.seed)
         # A CPU's memory that does not suffice is said here, and aborts the process elsewhere.
         params = jax.block_until_ready(init(network, first_key, options.dtype))
         # The mean of private targets would be told without noise.

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxmlp.training.snapshots import Best, Snapshot, largest
+from jaxmlp.training.snapshots import Best, Snapshot, copy_of, largest
 
 FOLDER = "checkpoints"
 _SHARE = 0.02  # of the running time, at most
@@ -65,8 +64,8 @@ class Checkpoints:
                 self.save(snapshot)
         elif now >= self._remembered + _REMEMBER_SECONDS and self._is_good(snapshot):
             # What follows takes the arrays: should it diverge, this is the last good state.
-            copied = jax.tree.map(_copy, (snapshot.state, snapshot.progress))
-            self._good = snapshot._replace(state=copied[0], progress=copied[1])
+            state, progress = copy_of((snapshot.state, snapshot.progress))
+            self._good = snapshot._replace(state=state, progress=progress)
             self._remembered = time.perf_counter()
 
     def save(self, snapshot: Snapshot) -> None:
@@ -312,10 +311,6 @@ def _reason(error: Exception) -> str:
         return error.strerror
     lines = str(error).strip().splitlines()
     return f"{lines[0]:.150}" if lines else type(error).__name__
-
-
-def _copy(leaf: Any) -> Any:
-    return jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf
 
 
 def _free(path: Path) -> Path:

@@ -6,13 +6,11 @@ the pieces change nothing in what is computed.
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -34,6 +32,7 @@ from jaxmlp.training.snapshots import (
     Snapshot,
     check_resumable,
     copied,
+    copy_of,
     first_snapshot,
     largest,
 )
@@ -245,35 +244,37 @@ class Training:
     def _compile(self, snapshot: Snapshot) -> float:
         """Compile the programs of an epoch, the steps beside the figures.
 
-        They are traced here, where the caller's `jax.enable_x64` holds: it is a thread's own.
-
         Returns:
             The seconds that it took.
         """
         part = self.feed.part(snapshot.epoch, snapshot.step)
         first = self.feed.first_batch(snapshot.epoch) if self._train_figures else None
         begin = time.perf_counter()
-        steps = run_steps.lower(
+        with ThreadPoolExecutor(2) as others:
+            compiled = [
+                others.submit(program.compile) for program in self._traced(snapshot, part, first)
+            ]
+            for program in compiled:
+                program.result()
+        return time.perf_counter() - begin
+
+    def _traced(self, snapshot: Snapshot, part: Part, first: Part | None) -> Iterator[Any]:
+        """Yield the programs of an epoch, to be compiled.
+
+        Whoever asks for them traces them, under its own `jax.enable_x64`, which is a thread's.
+        """
+        yield run_steps.lower(
             *self._steps_arguments(snapshot, part, snapshot.step),
             optimizer=self.settings.transformation,
             placement=self.placement,
             **self.constants,
         )
-        model = model_of(snapshot.state, self.dtype)
-        figures = [
-            chunk_sums.lower(self.network, model, scaling, batches[0])
-            for scaling, batches in self.others.values()
-        ]
-        figures.append(largest.lower(model))
         if first is not None:
             arguments = self._figures_arguments(snapshot, first)
-            figures.append(gradient_figures.lower(*arguments, **self.constants))
-        with ThreadPoolExecutor(1) as other:
-            compiled = other.submit(steps.compile)
-            for program in figures:
-                program.compile()
-            compiled.result()
-        return time.perf_counter() - begin
+            yield gradient_figures.lower(*arguments, **self.constants)
+        model = model_of(snapshot.state, self.dtype)
+        for scaling, batches in self.others.values():
+            yield chunk_sums.lower(self.network, model, scaling, batches[0])
 
     def _steps_arguments(self, snapshot: Snapshot, part: Part, end: int) -> tuple[Any, ...]:
         """Return the arrays that `run_steps` takes, up to step `end` of the epoch."""
@@ -343,10 +344,10 @@ class Training:
         for name, prepared in self.others.items():
             sums[name] = sums_of_chunks(network, model, *prepared)
         # All in one, for a GPU is waited for at every fetch.
-        sums, of_gradient, size = jax.device_get((sums, of_gradient, largest(model)))
+        sums, of_gradient, fetched = jax.device_get((sums, of_gradient, model))
         figures = {name: total_of(parts).metrics(network) for name, parts in sums.items()}
         what = f"epoch {epoch} of {self.settings.epochs}"
-        check_convergence(figures, float(size), what, self.settings.learning_rate)
+        check_convergence(figures, largest(fetched), what, self.settings.learning_rate)
         # A norm may overflow where the parameters do not.
         finite = {name: float(x) for name, x in of_gradient.items() if np.isfinite(x)}
         record = record_of(epoch, figures, finite)
@@ -374,7 +375,7 @@ class Training:
         value = record[self.settings.monitor]
         if best is not None and not is_better(self.settings.monitor, value, best.value):
             return best
-        return Best(jax.tree.map(partial(jnp.array, copy=True), model), value, int(record["epoch"]))
+        return Best(copy_of(model), value, int(record["epoch"]))
 
     def _done(self, snapshot: Snapshot) -> bool:
         """Tell whether all epochs are done, or patience has run out."""

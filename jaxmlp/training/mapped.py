@@ -13,7 +13,7 @@ from jaxmlp.batch import Batch
 from jaxmlp.evaluation import Sums, chunk_sums
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.snapshots import first_state, largest
+from jaxmlp.training.snapshots import first_state
 from jaxmlp.training.steps import (
     Regularization,
     TrainingState,
@@ -64,8 +64,14 @@ def members_sums(
     return jax.vmap(chunk_sums, (None, 0, None, None))(network, params, scaling, batch)
 
 
-largest_of_members = jax.jit(jax.vmap(largest))
-"""The largest absolute parameter of every member, (M,)."""
+@jax.jit  # unlike that of one network: all members' parameters are too many for the host
+def largest_of_members(params: Parameters) -> Array:
+    """Return the largest absolute parameter of every member, (M,), NaN where there is one."""
+
+    def of_member(leaf: Array) -> Array:
+        return jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)))
+
+    return jnp.max(jnp.stack([of_member(leaf) for leaf in jax.tree.leaves(params)]), axis=0)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "averaging"))

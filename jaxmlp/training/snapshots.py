@@ -1,11 +1,9 @@
 """A training under way, as it is stopped, kept and gone on with."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -137,16 +135,25 @@ def check_resumable(
 
 def copied(snapshot: Snapshot, settings: Settings) -> Snapshot:
     """Return a copy of a snapshot, with the numbers of the settings in its optimiser's state."""
-    state: Any = jax.tree.map(partial(jnp.array, copy=True), snapshot.state)
+    state, progress = copy_of((snapshot.state, snapshot.progress))
     numbers = with_numbers(state.optimizer_state, settings.numbers)
-    return snapshot._replace(
-        state=state._replace(optimizer_state=numbers),
-        progress=jax.tree.map(partial(jnp.array, copy=True), snapshot.progress),
-    )
+    return snapshot._replace(state=state._replace(optimizer_state=numbers), progress=progress)
 
 
-@jax.jit
-def largest(params: Parameters) -> Array:
-    """Return the largest absolute value of all parameters, NaN where there is one."""
-    leaves = jax.tree.leaves(params)
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]).astype(jnp.float32))
+def copy_of(tree: Any) -> Any:
+    """Return a copy of arrays on the devices where they are, without a program to compile."""
+
+    def copy(leaf: Any) -> Array:
+        several = isinstance(leaf, Array) and not leaf.is_fully_addressable  # processes have it
+        return jax.device_put(leaf, leaf.sharding if several else None, may_alias=False)
+
+    return jax.tree.map(copy, tree)
+
+
+def largest(params: Parameters) -> float:
+    """Return the largest absolute value of all parameters, NaN where there is one.
+
+    It is looked for on the host, where nothing has to be compiled for it.
+    """
+    extremes = [(np.min(leaf), np.max(leaf)) for leaf in jax.tree.leaves(jax.device_get(params))]
+    return float(np.max(np.abs(np.array(extremes, np.float64))))
