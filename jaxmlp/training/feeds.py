@@ -18,9 +18,10 @@ class Part(NamedTuple):
         epoch: The epoch's number, from 0.
         first: The first of the steps.
         end: The one after the last.
-        examples: All examples, to be taken by the order; or without one batches (k, B, …), of which
-            the first is that of step `first`.
-        order: The examples' numbers in the epoch's order, padded with −1; or None.
+        examples: Examples to be taken by the order: all, or those of these steps. Or without one
+            batches (k, B, …), of which the first is that of step `first`.
+        order: The rows of the examples in the epoch's order, from step `first` on, padded with −1;
+            or None.
         rates: The learning rates of the steps from `first` on, padded.
     """
 

@@ -1,7 +1,7 @@
 """Examples whose inputs are not in memory: read block after block, ahead of the steps.
 
-A block is the batches of some steps: about a 64th of all, from 4 to 32 MiB. Threads of grain's
-gather the next blocks and put them on the device while the steps of one are computed. The batches
+A block is the examples of some steps: about a 64th of all, from 4 to 32 MiB. Threads of grain's
+read the next blocks and put them on the device while the steps of one are computed. The batches
 are those of an epoch in memory, row by row, so the same comes out.
 """
 
@@ -33,7 +33,6 @@ LARGEST_BLOCK = 2**25
 _BLOCKS = 64  # an epoch, where blocks are neither of these
 _MOST_THREADS = 4
 _MOST_EXAMPLES = 2**31 - 1  # an order is in int32
-_UNSEEN = -2
 
 
 class ChangedInputs(ValueError):
@@ -66,32 +65,60 @@ class StoredExamples(NamedTuple):
         """In which dtype the inputs go to the device."""
         return self.inputs.dtype if self.inputs.dtype == np.uint8 else self.dtype
 
-    def batch(self, numbers: np.ndarray) -> Batch:
-        """Return the examples with these numbers, on the host.
+    def block(self, numbers: np.ndarray) -> tuple[Batch, np.ndarray]:
+        """Return the examples with some numbers as they were read, and where each of them is.
 
         Args:
-            numbers: (…, B): −1 for a row of weight 0, and −2 for one that is not looked at.
+            numbers: (k, B), −1 for no example.
 
         Returns:
-            A batch whose arrays begin with the axes of `numbers`.
+            (k·B, …) examples by rising numbers, on the host, padded with rows of weight 0; and
+            (k·B,) int32, the row of each of the numbers, −1 for no example. Row 0 is an example.
 
         Raises:
             ValueError: An input is NaN or infinite, or too large for the dtype.
             OSError: The inputs cannot be read any more.
         """
         flat = numbers.reshape(-1)
-        seen = np.flatnonzero(flat != _UNSEEN)
-        there = np.maximum(flat, 0)
-        weights = np.where(flat < 0, np.zeros((), self.weights.dtype), self.weights[there])
+        seen = np.flatnonzero(flat >= 0)
+        wanted = flat[seen] if len(seen) else np.array([self.counted])
         # In the place of what weighs nothing, which may hold anything, what weighs something.
-        read = np.where(weights > 0, there, self.counted)[seen]
+        read = np.where(self.weights[wanted] > 0, wanted, self.counted)
         inputs = aligned_zeros((len(flat), self.inputs.shape[1]), self.ready_dtype)
+        order = np.empty(len(wanted), np.int32)
+        filled = 0
         for places, rows in self.inputs.pieces(read):
-            inputs[seen[places]] = self._ready(rows, read[places])
-        arrays: Any = inputs, self.targets[there], weights
-        return jax.tree.map(
-            lambda array: array.reshape(*numbers.shape, *array.shape[1:]), Batch(*arrays)
+            end = filled + len(places)
+            inputs[filled:end] = self._ready(rows, read[places])
+            order[places] = np.arange(filled, end)
+            filled = end
+        targets, weights = (
+            np.zeros((len(flat), *array.shape[1:]), array.dtype)
+            for array in (self.targets, self.weights)
         )
+        targets[order], weights[order] = self.targets[wanted], self.weights[wanted]
+        rows_of = np.full(len(flat), -1, np.int32)
+        rows_of[seen] = order[: len(seen)]
+        arrays: Any = inputs, targets, weights
+        return Batch(*arrays), rows_of
+
+    def batches(self, numbers: np.ndarray) -> Batch:
+        """Return batches of the examples with some numbers, on the host.
+
+        Args:
+            numbers: (k, B), −1 for a row of weight 0.
+
+        Returns:
+            A batch whose arrays begin with the axes of `numbers`.
+
+        Raises:
+            ValueError: As for `block`.
+            OSError: As for `block`.
+        """
+        examples, order = self.block(numbers)
+        batch: Any = jax.tree.map(lambda array: array[np.maximum(order, 0)], examples)
+        batch.weights[order < 0] = 0
+        return jax.tree.map(lambda array: array.reshape(*numbers.shape, *array.shape[1:]), batch)
 
     def check_inputs(self) -> None:
         """Read all inputs of weight above 0, and check them.
@@ -249,7 +276,7 @@ class Streamed:
     def _block(self, epoch: int, first: int, end: int, size: int) -> Part:
         """Return the steps `first` … `end` − 1 of an epoch, padded to so many."""
         size_of_batch = self.plan.batch_size
-        numbers = np.full((size, size_of_batch), _UNSEEN, np.int32)
+        numbers = np.full((size, size_of_batch), -1, np.int32)
         rows = self._rows(epoch)[first * size_of_batch : end * size_of_batch]
         numbers[: end - first] = rows.reshape(-1, size_of_batch)
         rates = np.zeros(size, self.plan.dtype)
@@ -266,12 +293,16 @@ class Streamed:
         with jax.enable_x64(self._x64), jax.default_device(self._device):
             yield
 
-    def _put(self, numbers: np.ndarray, rates: np.ndarray) -> tuple[Batch, None, Array]:
-        """Return the batches of these numbers (k, B) and their rates, on the device or devices."""
+    def _put(self, numbers: np.ndarray, rates: np.ndarray) -> tuple[Batch, Array | None, Array]:
+        """Return the examples of these numbers (k, B), their order and their rates.
+
+        On one device they are as they were read, and the steps take them by the order, which costs
+        them nothing; on several each device has its part of every batch.
+        """
         if self.placement is None:
-            batches = jax.device_put(self.examples.batch(numbers))
-        else:
-            batches = self.placement.batches(numbers, self.examples.batch)
+            examples, order = self.examples.block(numbers)
+            return jax.device_put((examples, order, rates))
+        batches = self.placement.batches(numbers, self.examples.batches)
         return batches, None, placed(rates, self.placement)
 
     def _rows(self, epoch: int) -> np.ndarray:
