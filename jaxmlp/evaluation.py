@@ -4,7 +4,9 @@ Rows are taken `CHUNK` at a time and the last chunk is padded with rows of weigh
 of another length compile nothing and need no more memory.
 """
 
+import contextlib
 import math
+import mmap
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ from jaxmlp.validation import as_array, as_host_array, check_classes, check_fini
 
 CHUNK = 1024
 _ALIGNMENT = 64  # bytes
+_PAGES = 2**20  # bytes
 
 
 class Metrics(NamedTuple):
@@ -164,9 +167,19 @@ def padded(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """Return zeros from a multiple of 64 bytes on: JAX takes them over on a CPU as they are."""
+    """Return zeros from a multiple of 64 bytes on: JAX takes them over on a CPU as they are.
+
+    Large ones are the system's own pages, which it has back as soon as nobody needs them. The C
+    library's memory would stay with the thread that took it.
+    """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
+    if size >= _PAGES:
+        pages = mmap.mmap(-1, size)
+        if hasattr(mmap, "MADV_HUGEPAGE"):  # as NumPy does
+            with contextlib.suppress(OSError):  # a kernel without them
+                pages.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(pages, dtype).reshape(shape)
     memory = np.zeros(size + _ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % _ALIGNMENT
     return memory[begin : begin + size].view(dtype).reshape(shape)

@@ -65,11 +65,15 @@ class StoredExamples(NamedTuple):
         """In which dtype the inputs go to the device."""
         return self.inputs.dtype if self.inputs.dtype == np.uint8 else self.dtype
 
-    def block(self, numbers: np.ndarray) -> tuple[Batch, np.ndarray]:
+    def block(
+        self, numbers: np.ndarray, memory: np.ndarray | None = None
+    ) -> tuple[Batch, np.ndarray]:
         """Return the examples with some numbers as they were read, and where each of them is.
 
         Args:
             numbers: (k, B), −1 for no example.
+            memory: The inputs (k·B, D) of another block, nobody's any more, whose place these
+                take; or None.
 
         Returns:
             (k·B, …) examples by rising numbers, on the host, padded with rows of weight 0; and
@@ -84,7 +88,9 @@ class StoredExamples(NamedTuple):
         wanted = flat[seen] if len(seen) else np.array([self.counted])
         # In the place of what weighs nothing, which may hold anything, what weighs something.
         read = np.where(self.weights[wanted] > 0, wanted, self.counted)
-        inputs = aligned_zeros((len(flat), self.inputs.shape[1]), self.ready_dtype)
+        inputs = memory
+        if inputs is None:
+            inputs = aligned_zeros((len(flat), self.inputs.shape[1]), self.ready_dtype)
         order = np.empty(len(wanted), np.int32)
         filled = 0
         for places, rows in self.inputs.pieces(read):
@@ -225,6 +231,8 @@ class Streamed:
         self._device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
         self._blocks: Any = None
         self._current: Part | None = None
+        self._memory: np.ndarray | None = None  # of the current block's inputs
+        self._spare: list[np.ndarray] = []  # that of blocks whose steps are done
         self._orders: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -238,17 +246,21 @@ class Streamed:
             if self._blocks is None:
                 self._blocks = self._begun(epoch, step)
             self._current = current = None  # before the next one is here, lest there be one more
-            self._current = current = next(self._blocks)
+            if self._memory is not None:  # its steps are done, and so is the copy to a GPU
+                self._spare.append(self._memory)
+            current, self._memory = next(self._blocks)
+            self._current = current
             assert current.epoch == epoch and current.first == step
         return current
 
     def first_batch(self, epoch: int) -> Part:
         """Return a block of one step, the first of an epoch."""
-        return self._block(epoch, 0, 1, 1)
+        return self._block(epoch, 0, 1, 1, None)[0]
 
     def close(self) -> None:
         """Read no more."""
-        blocks, self._blocks, self._current = self._blocks, None, None
+        blocks, self._blocks, self._current, self._memory = self._blocks, None, None, None
+        self._spare.clear()
         if blocks is not None:
             blocks.close()
 
@@ -259,13 +271,15 @@ class Streamed:
         blocks = -(-steps // size)
         epochs = self.plan.settings.epochs - epoch
 
-        def block(number: int) -> Part:
-            if number < left:
-                first = step + number * size
-                return self._block(epoch, first, min(first + size, steps), size)
-            later, place = divmod(number - left, blocks)
-            first = place * size
-            return self._block(epoch + 1 + later, first, min(first + size, steps), size)
+        def block(number: int) -> tuple[Part, np.ndarray | None]:
+            later, place, begin = 0, number, step
+            if number >= left:
+                later, place = divmod(number - left, blocks)
+                later, begin = later + 1, 0
+            first = begin + place * size
+            # Memory that was used is there already: the system gives new pages one by one.
+            memory = self._spare.pop() if self._spare else None
+            return self._block(epoch + later, first, min(first + size, steps), size, memory)
 
         grain = _grain()
         threads = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) // 2))
@@ -273,8 +287,10 @@ class Streamed:
         numbers = grain.MapDataset.range(left + (epochs - 1) * blocks)
         return iter(numbers.map(block).to_iter_dataset(ahead))
 
-    def _block(self, epoch: int, first: int, end: int, size: int) -> Part:
-        """Return the steps `first` … `end` − 1 of an epoch, padded to so many."""
+    def _block(
+        self, epoch: int, first: int, end: int, size: int, memory: np.ndarray | None
+    ) -> tuple[Part, np.ndarray | None]:
+        """Return the steps `first` … `end` − 1 of an epoch, padded to so many, and their memory."""
         size_of_batch = self.plan.batch_size
         numbers = np.full((size, size_of_batch), -1, np.int32)
         rows = self._rows(epoch)[first * size_of_batch : end * size_of_batch]
@@ -284,7 +300,8 @@ class Streamed:
         # What `jax.enable_x64` and `jax.default_device` set is a thread's own.
         with self._as_called():
             try:
-                return Part(epoch, first, end, *self._put(numbers, rates))
+                arrays, memory = self._put(numbers, rates, memory)
+                return Part(epoch, first, end, *arrays), memory
             except ValueError as error:
                 raise ChangedInputs(str(error)) from error
 
@@ -293,17 +310,19 @@ class Streamed:
         with jax.enable_x64(self._x64), jax.default_device(self._device):
             yield
 
-    def _put(self, numbers: np.ndarray, rates: np.ndarray) -> tuple[Batch, Array | None, Array]:
-        """Return the examples of these numbers (k, B), their order and their rates.
+    def _put(
+        self, numbers: np.ndarray, rates: np.ndarray, memory: np.ndarray | None
+    ) -> tuple[tuple[Batch, Array | None, Array], Any]:
+        """Return the examples of these numbers (k, B), their order and their rates; their memory.
 
         On one device they are as they were read, and the steps take them by the order, which costs
         them nothing; on several each device has its part of every batch.
         """
         if self.placement is None:
-            examples, order = self.examples.block(numbers)
-            return jax.device_put((examples, order, rates))
+            examples, order = self.examples.block(numbers, memory)
+            return jax.device_put((examples, order, rates)), examples.inputs
         batches = self.placement.batches(numbers, self.examples.batches)
-        return batches, None, placed(rates, self.placement)
+        return (batches, None, placed(rates, self.placement)), None
 
     def _rows(self, epoch: int) -> np.ndarray:
         """Return an epoch's order; those of this epoch and the one before are kept."""
