@@ -171,11 +171,17 @@ def aligned_zeros(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
     Large ones are the system's own pages, which it has back as soon as nobody needs them. The C
     library's memory would stay with the thread that took it.
+
+    Raises:
+        MemoryError: There is no room for them.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    if size >= _PAGES:
-        pages = mmap.mmap(-1, size)
+    if size >= _PAGES and hasattr(mmap, "MAP_PRIVATE"):  # Windows has none
+        try:
+            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError) as error:
+            raise MemoryError(f"no room for an array {shape} of {dtype}") from error
         if hasattr(mmap, "MADV_HUGEPAGE"):  # as NumPy does
             with contextlib.suppress(OSError):  # a kernel without them
                 pages.madvise(mmap.MADV_HUGEPAGE)

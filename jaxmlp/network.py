@@ -171,7 +171,7 @@ def _normal(keys: Array, shapes: Sequence[tuple[int, int]], dtype: np.dtype) -> 
     """Return an array of every shape from N(0, 1), each drawn with its own key (L,).
 
     Small ones are drawn at once, to the longest's length: compiling a draw is most of what `init`
-    takes, and an entry depends on its place, not on how many follow it.
+    takes, and of JAX's own keys an entry depends on its place, not on how many follow it.
     """
     lengths = [math.prod(shape) for shape in shapes]
     length = max(lengths)
@@ -179,7 +179,10 @@ def _normal(keys: Array, shapes: Sequence[tuple[int, int]], dtype: np.dtype) -> 
     def drawn(key: Array, length: int) -> Array:
         return jax.random.normal(key, (length,), dtype)
 
-    if len(shapes) * length <= _DRAWN_TOGETHER:
+    by_place = str(jax.random.key_impl(keys)) == "threefry2x32" and (
+        jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    if by_place and len(shapes) * length <= _DRAWN_TOGETHER:
         flat = list(jax.vmap(partial(drawn, length=length))(keys))
     else:
         flat = list(map(drawn, keys, lengths))

@@ -604,7 +604,7 @@ def test_a_fit_compiles_its_programs_once_each_and_nothing_beside_them():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_largest_parameter_is_that_of_all_leaves_and_nan_where_one_is(entries, expected, dtype):
     weight = jnp.zeros((2, 3), dtype)
-    leaves = [jnp.full(2, entry, dtype) for entry in entries]
+    leaves = [jnp.array([0, entry], dtype) for entry in entries]
     params = [Layer(weight, leaf) for leaf in leaves]
     for order in (params, params[::-1]):
         np.testing.assert_equal(largest(tuple(order)), expected)

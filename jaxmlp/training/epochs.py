@@ -344,8 +344,11 @@ class Training:
         for name, prepared in self.others.items():
             sums[name] = sums_of_chunks(network, model, *prepared)
         # All in one, for a GPU is waited for at every fetch.
-        sums, of_gradient, fetched = jax.device_get((sums, of_gradient, model))
-        figures = {name: total_of(parts).metrics(network) for name, parts in sums.items()}
+        # As a list: names come back from it in the order of the alphabet.
+        parts, of_gradient, fetched = jax.device_get((list(sums.values()), of_gradient, model))
+        figures = {
+            name: total_of(own).metrics(network) for name, own in zip(sums, parts, strict=True)
+        }
         what = f"epoch {epoch} of {self.settings.epochs}"
         check_convergence(figures, largest(fetched), what, self.settings.learning_rate)
         # A norm may overflow where the parameters do not.

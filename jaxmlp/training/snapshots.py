@@ -144,6 +144,7 @@ def copy_of(tree: Any) -> Any:
     """Return a copy of arrays on the devices where they are, without a program to compile."""
 
     def copy(leaf: Any) -> Array:
+        leaf = leaf if isinstance(leaf, Array) else np.array(leaf)
         several = isinstance(leaf, Array) and not leaf.is_fully_addressable  # processes have it
         return jax.device_put(leaf, leaf.sharding if several else None, may_alias=False)
 
@@ -155,5 +156,7 @@ def largest(params: Parameters) -> float:
 
     It is looked for on the host, where nothing has to be compiled for it.
     """
-    extremes = [(np.min(leaf), np.max(leaf)) for leaf in jax.tree.leaves(jax.device_get(params))]
+    leaves = jax.tree.leaves(jax.device_get(params))
+    with np.errstate(invalid="ignore"):  # of which bfloat16 warns where there is a NaN
+        extremes = [(np.min(leaf), np.max(leaf)) for leaf in leaves]
     return float(np.max(np.abs(np.array(extremes, np.float64))))

@@ -248,6 +248,7 @@ class Streamed:
             self._current = current = None  # before the next one is here, lest there be one more
             if self._memory is not None:  # its steps are done, and so is the copy to a GPU
                 self._spare.append(self._memory)
+                self._memory = None
             current, self._memory = next(self._blocks)
             self._current = current
             assert current.epoch == epoch and current.first == step
@@ -278,7 +279,10 @@ class Streamed:
                 later, begin = later + 1, 0
             first = begin + place * size
             # Memory that was used is there already: the system gives new pages one by one.
-            memory = self._spare.pop() if self._spare else None
+            try:
+                memory = self._spare.pop()
+            except IndexError:
+                memory = None
             return self._block(epoch + later, first, min(first + size, steps), size, memory)
 
         grain = _grain()
