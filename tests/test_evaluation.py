@@ -7,7 +7,7 @@ import pytest
 from cases import Case, assert_close, compilations, draw, in_dtype
 
 from jaxmlp import Layer, Network, evaluate, init, loss, predictions
-from jaxmlp.evaluation import CHUNK, Metrics
+from jaxmlp.evaluation import CHUNK, Metrics, aligned_zeros
 from jaxmlp.verification import oracles
 
 # Sums of some thousand float32 numbers of one sign: √3000 roundings of 6e-8 at worst, and those of
@@ -225,3 +225,17 @@ def test_predictions_of_inputs_that_do_not_fit_raise():
     network = Network((4, 3))
     with pytest.raises(ValueError, match=r"^inputs: expected shape \(N, 4\), got \(3, 5\)$"):
         predictions(network, init(network, jax.random.key(0)), np.ones((3, 5)))
+
+
+@pytest.mark.parametrize("rows", [3, 2**17])
+def test_aligned_zeros_are_zeros_that_begin_at_a_multiple_of_64_bytes(rows):
+    zeros = aligned_zeros((rows, 3), "float32")
+    assert zeros.shape == (rows, 3) and zeros.dtype == np.float32 and not zeros.any()
+    assert zeros.ctypes.data % 64 == 0
+    zeros[-1] = 1  # they are one's own
+
+
+@pytest.mark.parametrize("rows", [2**40, 2**62])
+def test_no_room_for_aligned_zeros_is_said_as_such(rows):
+    with pytest.raises(MemoryError, match=r"^no room for an array \(.*, 64\) of float32$"):
+        aligned_zeros((rows, 64), "float32")

@@ -155,12 +155,15 @@ def test_init_scales_with_the_inputs_of_a_layer_and_not_with_its_outputs():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("together", [True, False])
-def test_init_draws_each_layer_as_by_itself_whether_at_once_or_alone(dtype, together, monkeypatch):
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_init_draws_each_layer_as_by_itself_whether_at_once_or_alone(
+    impl, dtype, together, monkeypatch
+):
     monkeypatch.setattr("jaxmlp.network._DRAWN_TOGETHER", 300 if together else 0)
     network = Network((11 if together else 12, 8, 3, 5), ("relu", "tanh"))
     with jax.enable_x64(True):
-        params = init(network, jax.random.key(7), dtype)
-        keys = jax.random.split(jax.random.key(7), 3)
+        params = init(network, jax.random.key(7, impl=impl), dtype)
+        keys = jax.random.split(jax.random.key(7, impl=impl), 3)
         for layer, key, gain in zip(params, keys, (2, 1, 1), strict=True):
             drawn = jax.random.normal(key, layer.weight.shape, dtype)
             expected = math.sqrt(gain / layer.weight.shape[1]) * drawn

@@ -60,6 +60,13 @@ def test_rows_near_and_far_from_one_another_are_the_same(tmp_path, monkeypatch, 
     np.testing.assert_array_equal(inputs.rows(numbers), array[numbers])
 
 
+@pytest.mark.parametrize("numbers", [[1, 1, 3], [4, 0, 0, 2, 2], [5, 5, 6], [0, 2, 4]])
+def test_as_many_rows_asked_for_twice_as_are_between_are_the_right_ones(tmp_path, numbers):
+    array = array_of("float32")
+    inputs = open_stored(saved(tmp_path / "set.npy", array))
+    np.testing.assert_array_equal(inputs.rows(np.array(numbers)), array[numbers])
+
+
 def test_images_are_flattened_and_known(tmp_path):
     array = array_of("uint8", (N, 2, 3))
     inputs = open_stored(saved(tmp_path / "set.npy", array))

@@ -251,6 +251,16 @@ def test_a_block_has_its_examples_by_rising_numbers_and_the_row_of_each(tmp_path
     assert np.array_equal(nothing.inputs[0], inputs[1])  # what stands for none must be an example
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_weighs_nothing_does_not_move_what_else_is_read(tmp_path, seed):
+    """In its place another example is read, once more: as many come twice as are left out."""
+    rng = np.random.default_rng(seed)
+    x, t, weights = X[:48], T[:48], rng.uniform(0.1, 2, 48)
+    weights[rng.random(48) < 0.3] = 0
+    streamed = train(saved(tmp_path, x), t, sample_weight=weights)
+    assert_same(streamed, train(x, t, sample_weight=weights))
+
+
 def test_threads_read_ahead_of_the_steps(tmp_path, monkeypatch):
     stored, seen = saved(tmp_path, X), []
     block = streaming.StoredExamples.block

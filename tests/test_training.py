@@ -608,3 +608,15 @@ def test_the_largest_parameter_is_that_of_all_leaves_and_nan_where_one_is(entrie
     params = [Layer(weight, leaf) for leaf in leaves]
     for order in (params, params[::-1]):
         np.testing.assert_equal(largest(tuple(order)), expected)
+
+
+def test_a_record_has_the_training_figures_first_and_the_others_as_they_were_given():
+    network = Network((4, 5, 3), "tanh")
+    evaluation = {"validation": (X, T), "a": (X, T)}
+    fitted = fit(
+        network, init(network, jax.random.key(0)), X, T, key=jax.random.key(1), epochs=1,
+        evaluation=evaluation,
+    )  # fmt: skip
+    names = ["epoch", "train_loss", "train_accuracy", "gradient_norm", "validation_loss"]
+    names += ["validation_accuracy", "a_loss", "a_accuracy"]
+    assert list(fitted.history[0])[: len(names)] == names

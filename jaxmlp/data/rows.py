@@ -157,7 +157,8 @@ class FileRows:
         from a disk, it is `advised` of all reads first, so that it looks for them together.
         """
         size = self._row_bytes
-        far = np.flatnonzero(np.diff(numbers) * size > _NEAR)
+        steps = np.diff(numbers)
+        far = np.flatnonzero(steps * size > _NEAR)
         begins, ends = np.append(0, far + 1), np.append(far, len(numbers) - 1)
         firsts, counts = numbers[begins], numbers[ends] - numbers[begins] + 1
         where, sizes = (self._offset + firsts * size).tolist(), (counts * size).tolist()
@@ -173,8 +174,8 @@ class FileRows:
             # Cut short by the system; or by the file's end, which this says.
             content = b"".join(map(self._read, firsts.tolist(), counts.tolist()))
         rows = np.frombuffer(content, self._stored_dtype).reshape(n_read, -1)
-        if n_read == len(numbers) and (counts == ends - begins + 1).all():
-            return rows  # nothing was between
+        if n_read == len(numbers) and (steps > 0).all():
+            return rows  # nothing was between, and none is asked for twice
         before = np.repeat(np.cumsum(counts) - counts - firsts, ends - begins + 1)
         return rows[numbers + before]
 

@@ -105,7 +105,8 @@ class Training:
         self.placement = placement
         self.network = exact_products(network) if settings.private else network
         self.settings = settings
-        self.scaling, self.others = self._placed((scaling, others))
+        self.scaling = self._placed(scaling)
+        self.others = {name: self._placed(part) for name, part in others.items()}  # in their order
         self.n_examples = len(examples[1])
         self.dtype = np.dtype(params[0].weight.dtype)
         rows = bucket(self.n_examples)
