@@ -55,17 +55,17 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(jaxmlp.__version__)
         return
-    command: Any = tyro.cli(
-        _Command,  # pyright: ignore[reportArgumentType]
-        prog="jaxmlp",
-        args=arguments,
-        description="Multi-layer perceptrons in JAX with gradients derived by hand, and proved.",
-        config=(tyro.conf.OmitArgPrefixes,),
-        **resumed_options(arguments),
-    )
-    if isinstance(command, Data):
-        command = command.action
     try:
+        command: Any = tyro.cli(
+            _Command,  # pyright: ignore[reportArgumentType]
+            prog="jaxmlp",
+            args=arguments,
+            description="Multi-layer perceptrons in JAX with gradients derived by hand, and proved.",
+            config=(tyro.conf.OmitArgPrefixes,),
+            **resumed_options(arguments),
+        )
+        if isinstance(command, Data):
+            command = command.action
         _RUN[type(command)](command)
     except KeyboardInterrupt:
         warn("interrupted")
