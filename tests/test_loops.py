@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxmlp import Network, fit, init
-from jaxmlp.training import epochs, loops
+from jaxmlp.scaling import PIXELS
+from jaxmlp.training import batches, epochs, loops, steps
 
 
 @pytest.fixture
@@ -48,6 +49,23 @@ def test_the_numbers_come_in_order_each_once(blocks, first, end):
     assert np.all(seen[len(expected) :] == -1)
 
 
+@pytest.mark.parametrize(
+    ("first", "end"), [(0, 0), (0, 3), (0, 4), (0, 11), (5, 5), (5, 14), (7, 8), (7, 23), (9, 4)]
+)
+def test_what_a_block_shares_is_its_own(first, end):
+    def step(number, shared, carry):
+        seen, count = carry
+        return seen.at[count].set(100 * shared + number), count + 1
+
+    begin = jnp.full(32, -1, jnp.int32), jnp.int32(0)
+    loop = jax.jit(lambda first, end: loops.loop_in_blocks(first, end, 4, lambda b: b, step, begin))
+    seen, count = loop(np.int32(first), np.int32(end))
+    expected = [100 * (number // 4) + number for number in range(first, end)]
+    assert count == len(expected)
+    np.testing.assert_array_equal(seen[: len(expected)], expected)
+    assert np.all(seen[len(expected) :] == -1)
+
+
 def trained(watch=None):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
@@ -76,3 +94,46 @@ def test_training_in_blocks_is_training_step_by_step(blocks, monkeypatch):
     assert in_blocks.history[-1]["train_loss"] == pytest.approx(
         alone.history[-1]["train_loss"], rel=1e-12
     )
+
+
+@pytest.mark.parametrize("stop", [None, 5, 18])
+def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
+    # 27 batches of 128 and one of 44: the last block is not full, nor is the last batch.
+    rng = np.random.default_rng(0)
+    x, t = rng.integers(256, size=(3500, 30)).astype(np.uint8), rng.integers(3, size=3500)
+    network = Network((30, 16, 3), "tanh")
+    assert batches.batches_a_gather(network, 128) == 16
+    params = init(network, jax.random.key(0))
+    weights = np.where(np.arange(3500) % 7 == 0, 0, 1 + np.arange(3500) % 3).astype(np.float32)
+
+    def run(resume=None, watch=None):
+        return fit(
+            network, params, x, t, sample_weight=weights, key=jax.random.key(1), epochs=2,
+            batch_size=128, dropout=0.2, scaling=PIXELS, resume=resume, watch=watch,
+        )  # fmt: skip
+
+    kept = []
+
+    def keep(snapshot):
+        state, progress = jax.tree.map(jnp.copy, (snapshot.state, snapshot.progress))
+        kept.append(snapshot._replace(state=state, progress=progress))
+
+    if stop is None:
+        together = run()
+    else:
+        monkeypatch.setattr(epochs, "_FIRST_PIECE", stop)
+        run(watch=keep)
+        assert kept[0].step == stop
+        together = run(resume=kept[0])
+    monkeypatch.setattr(steps, "batches_a_gather", lambda network, batch_size: 1)
+    jax.clear_caches()
+    alone = run()
+    jax.clear_caches()
+    for ours, theirs in zip(
+        jax.tree.leaves(together.params), jax.tree.leaves(alone.params), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    for name in ("train_loss", "train_accuracy"):
+        assert [record[name] for record in together.history] == [
+            record[name] for record in alone.history
+        ]

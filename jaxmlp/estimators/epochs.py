@@ -23,8 +23,9 @@ from jaxmlp.batch import Batch, safe_divide, weighted_sum
 from jaxmlp.estimators.solvers import Solver
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters
+from jaxmlp.training.batches import epoch_batch
 from jaxmlp.training.loops import loop_over
-from jaxmlp.training.steps import Regularization, epoch_batch, gradient_of_pass, pass_as_trained
+from jaxmlp.training.steps import Regularization, gradient_of_pass, pass_as_trained
 
 _ROWS_AT_ONCE = 2**15  # of the orders of the epochs that one call runs
 _EPOCHS_AT_ONCE = 16
@@ -109,7 +110,9 @@ def run_epoch(
 
     def step(place: Any, carry: Any) -> Any:
         params, optimizer_state, steps, total = carry
-        batch = epoch_batch(examples, order, place, None, batch_size=batch_size, dtype=dtype)
+        batch = epoch_batch(
+            examples, order, place, scaling=None, batch_size=batch_size, dtype=dtype
+        )
         own = None if key is None else jax.random.fold_in(key, steps)
         loss, gradient = penalized(
             network, params, batch, numbers["alpha"], regularization, own, columns

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from jaxmlp.batch import Batch, Pass, mean_gradient, pass_batch
-from jaxmlp.evaluation import Sums, batch_sums, scaled_batch
+from jaxmlp.evaluation import Sums, batch_sums
 from jaxmlp.gradients import squared_norms
 from jaxmlp.losses import smooth
 from jaxmlp.network import Layer, Network, Parameters
 from jaxmlp.privacy.gradient import noised_mean
 from jaxmlp.scaling import Scaling
+from jaxmlp.training.batches import batches_a_gather, epoch_batch, some_batches
 from jaxmlp.training.distributed import Placement
-from jaxmlp.training.loops import loop_over
+from jaxmlp.training.loops import loop_in_blocks, loop_over
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 
 _NOISE = 2**31  # folded into a step's key for its noise; the masks take the layers' numbers
@@ -260,32 +261,6 @@ def averaged(average: Parameters, params: Parameters, forgets: Array, count: Arr
     )
 
 
-def epoch_batch(
-    examples: Batch,
-    order: Array | None,
-    number: ArrayLike,
-    scaling: Scaling | None,
-    *,
-    batch_size: int,
-    dtype: np.dtype,
-) -> Batch:
-    """Return a step's batch, scaled; where the order has −1 for no example, a row of weight 0.
-
-    Without an order the examples are batches (k, B, …), and it is the one of that number.
-    """
-    if order is None:
-        taken: Any = jax.tree.map(
-            lambda array: jax.lax.dynamic_index_in_dim(array, number, keepdims=False), examples
-        )
-        return scaled_batch(scaling, taken, dtype)
-    rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
-    # The first row in the place of none: what follows is finite for it, for zeros it need not be.
-    there = jnp.maximum(rows, 0)
-    batch = jax.tree.map(lambda array: array.at[there].get(mode="promise_in_bounds"), examples)
-    weights = jnp.where(rows < 0, jnp.zeros_like(batch.weights), batch.weights)
-    return scaled_batch(scaling, batch._replace(weights=weights), dtype)
-
-
 def take_steps(
     network: Network,
     state: TrainingState,
@@ -331,9 +306,10 @@ def take_steps(
     transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
     half = dtype if state.params[0].weight.dtype != dtype else None
 
-    def step(number: Array, carry: tuple[TrainingState, Sums]) -> tuple[TrainingState, Sums]:
+    def step(
+        number: Array, batch: Batch, carry: tuple[TrainingState, Sums]
+    ) -> tuple[TrainingState, Sums]:
         state, progress = carry
-        batch = epoch_batch(examples, order, number, scaling, batch_size=batch_size, dtype=dtype)
         if placement is not None:
             batch = jax.lax.with_sharding_constraint(batch, placement.parts)
         count = place["before"] + number
@@ -357,7 +333,22 @@ def take_steps(
             result = jax.lax.with_sharding_constraint(result, placement.copies)
         return result
 
-    return loop_over(place["first"], place["end"], step, (state, progress))
+    def alone(number: Array, carry: tuple[TrainingState, Sums]) -> tuple[TrainingState, Sums]:
+        return step(number, batch_of(examples, order, number), carry)
+
+    def together(
+        number: Array, batches: Batch, carry: tuple[TrainingState, Sums]
+    ) -> tuple[TrainingState, Sums]:
+        return step(number, batch_of(batches, None, number % size), carry)
+
+    batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
+    span = place["first"], place["end"]
+    mapped = columns or placement is not None
+    size = 1 if mapped else batches_a_gather(network, batch_size)
+    if order is None or size == 1:
+        return loop_over(*span, alone, (state, progress))
+    gather = partial(some_batches, examples, order, count=size, batch_size=batch_size)
+    return loop_in_blocks(*span, size, gather, together, (state, progress))
 
 
 run_steps = partial(
@@ -388,7 +379,7 @@ def gradient_figures(
     loop they would cost up to 8 % of a step. The arguments are those of `run_steps`, with `before`
     of its place.
     """
-    batch = epoch_batch(examples, order, 0, scaling, batch_size=batch_size, dtype=dtype)
+    batch = epoch_batch(examples, order, 0, scaling=scaling, batch_size=batch_size, dtype=dtype)
     if key is not None:
         key = jax.random.fold_in(key, before)
     half = dtype if params[0].weight.dtype != dtype else None

@@ -1,0 +1,77 @@
+"""A step's batch: rows of the examples that are on the device, in the epoch's order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxmlp.batch import Batch
+from jaxmlp.evaluation import scaled_batch
+from jaxmlp.network import Network
+from jaxmlp.scaling import Scaling
+from jaxmlp.training.loops import steps_a_look
+
+_BATCHES = 16  # gathered at once
+_FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gathered at once
+_PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
+
+
+def epoch_batch(
+    examples: Batch,
+    order: Array | None,
+    number: ArrayLike,
+    *,
+    scaling: Scaling | None,
+    batch_size: int,
+    dtype: np.dtype,
+) -> Batch:
+    """Return a step's batch, scaled; where the order has −1 for no example, a row of weight 0.
+
+    Without an order the examples are batches (k, B, …), and it is the one of that number.
+    """
+    if order is None:
+        taken = jax.tree.map(
+            lambda array: jax.lax.dynamic_index_in_dim(array, number, keepdims=False), examples
+        )
+    else:
+        rows = jax.lax.dynamic_slice(order, (number * batch_size,), (batch_size,))
+        taken = _rows_of(examples, rows)
+    return scaled_batch(scaling, taken, dtype)
+
+
+def some_batches(
+    examples: Batch, order: Array, number: ArrayLike, *, count: int, batch_size: int
+) -> Batch:
+    """Return the batches number·count … (number + 1)·count − 1 of the order, (count, B, …).
+
+    Not scaled; rows beyond the order's end have the weight 0.
+    """
+    size = count * batch_size
+    places = jnp.asarray(number) * size + jnp.arange(size)
+    rows = order.at[places].get(mode="fill", fill_value=-1)
+    return jax.tree.map(
+        lambda array: jnp.reshape(array, (count, batch_size, *array.shape[1:])),
+        _rows_of(examples, rows),
+    )
+
+
+def batches_a_gather(network: Network, batch_size: int) -> int:
+    """Return for how many steps of one network the rows are best gathered at once.
+
+    XLA spreads a gather of some thousand numbers over a CPU's cores. Where the products are too
+    small for that, the other core has gone to sleep since the step before, and waking it takes as
+    long as the whole step; so there it is woken for a gather of many batches.
+    """
+    entries = batch_size * network.sizes[0]
+    if steps_a_look() > 1 or not _FEWEST <= entries <= _MOST:
+        return 1
+    return _BATCHES if entries * network.sizes[1] <= _PRODUCT else 1
+
+
+def _rows_of(examples: Batch, rows: Array) -> Batch:
+    # The first row in the place of none: what follows is finite for it, for zeros it need not be.
+    there = jnp.maximum(rows, 0)
+    batch = jax.tree.map(lambda array: array.at[there].get(mode="promise_in_bounds"), examples)
+    weights = jnp.where(rows < 0, jnp.zeros_like(batch.weights), batch.weights)
+    return batch._replace(weights=weights)
