@@ -88,12 +88,18 @@ def _is_class(t: Array) -> bool:
     return t.ndim == 0 and jnp.issubdtype(t.dtype, jnp.integer)
 
 
-def _one_hot(t: Array, z: Array) -> Array:
-    """Return class t () as a distribution (K,) of z's dtype; NaN where 0 ≤ t < K does not hold."""
+def _index(t: Array, z: Array) -> tuple[Array, Array]:
+    """Return class t () as an index of z, and whether it is one: whether 0 ≤ t < K holds."""
     # In a dtype that counts all K outputs, and not in one to which a wrong class narrows as right.
     index = t.astype(jnp.int64 if t.dtype.itemsize == 8 else jnp.int32)
+    return index, (index >= 0) & (index < z.shape[0])
+
+
+def _one_hot(t: Array, z: Array) -> Array:
+    """Return class t () as a distribution (K,) of z's dtype; NaN where 0 ≤ t < K does not hold."""
+    index, is_class = _index(t, z)
     one_hot = (jnp.arange(z.shape[0], dtype=index.dtype) == index).astype(z.dtype)
-    return jnp.where((index >= 0) & (index < z.shape[0]), one_hot, jnp.nan)
+    return jnp.where(is_class, one_hot, jnp.nan)
 
 
 def _distribution(z: Array, t: Array) -> Array:
@@ -109,6 +115,10 @@ def _distribution(z: Array, t: Array) -> Array:
 
 def _softmax_value(z: Array, t: Array) -> Array:
     """Return Σ_k t_k ((z_a − z_k) + log1p(Σ_{j≠a} e^{z_j − z_a})), every term ≥ 0."""
+    if _is_class(t):  # the one term that is not 0: less to compute than a sum with zeros
+        softmax, (index, is_class) = _softmax(z), _index(t, z)
+        own = z.at[jnp.where(is_class, index, 0)].get(mode="promise_in_bounds")
+        return jnp.where(is_class, (softmax.shift - own) + softmax.log_total, jnp.nan)
     return jnp.sum(_distribution(z, t) * _softmax_target_gradient(z, t))
 
 
