@@ -67,6 +67,29 @@ def test_as_many_rows_asked_for_twice_as_are_between_are_the_right_ones(tmp_path
     np.testing.assert_array_equal(inputs.rows(np.array(numbers)), array[numbers])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32", ">f4"])
+@pytest.mark.parametrize(("near", "long"), [(0, 0), (24, 0), (2**13, 0), (60, 48), (2**13, 2**11)])
+def test_rows_are_put_one_after_another_however_they_are_read(
+    tmp_path, monkeypatch, near, long, dtype
+):
+    monkeypatch.setattr(rows_module, "_NEAR", near)
+    monkeypatch.setattr(rows_module, "_LONG", long)
+    monkeypatch.setattr(rows_module, "_MOST_ROWS", 16)
+    array = array_of(dtype)
+    inputs = open_stored(saved(tmp_path / "set.npy", array))
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 5, 40):
+        for spread in (3, N):  # with many twice, and with few
+            numbers = rng.integers(spread, size=size)
+            memory = np.full((size + 2, 6), 77, inputs.dtype)
+            places = [own for own, read in inputs.pieces(numbers, memory) if len(own) == len(read)]
+            order = np.concatenate([np.zeros(0, int), *places])
+            np.testing.assert_array_equal(np.sort(order), np.arange(size))
+            np.testing.assert_array_equal(memory[:size], array[numbers[order]])
+            assert (memory[size:] == 77).all()
+            np.testing.assert_array_equal(inputs.rows(numbers), array[numbers])
+
+
 def test_images_are_flattened_and_known(tmp_path):
     array = array_of("uint8", (N, 2, 3))
     inputs = open_stored(saved(tmp_path / "set.npy", array))
@@ -111,7 +134,9 @@ def test_what_is_not_finite_is_named_by_its_row_in_the_file(tmp_path):
     assert "at [7, 2]" in message_of(ValueError, lambda: inputs[np.array([7])].rows(np.array([0])))
 
 
-def test_a_file_that_becomes_shorter_is_an_error_that_says_where(tmp_path):
+@pytest.mark.parametrize("long", [0, 2**11])
+def test_a_file_that_becomes_shorter_is_an_error_that_says_where(tmp_path, monkeypatch, long):
+    monkeypatch.setattr(rows_module, "_LONG", long)
     path = saved(tmp_path / "set.npy", array_of("float32"))
     inputs = open_stored(path)
     whole = path.stat().st_size

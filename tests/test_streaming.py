@@ -369,9 +369,9 @@ if processes > 1:
     jax.distributed.initialize(f"localhost:{port}", processes, number)
 streaming.SMALLEST_BLOCK = streaming.LARGEST_BLOCK = 4 * 16 * 6 * 8
 count, pieces = [0], rows.FileRows.pieces
-def counted(self, numbers):
+def counted(self, numbers, *memory):
     count[0] += len(numbers)
-    return pieces(self, numbers)
+    return pieces(self, numbers, *memory)
 rows.FileRows.pieces = counted
 stored, x = open_stored(path), np.load(path)
 t = np.arange(len(x)) % 3

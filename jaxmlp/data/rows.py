@@ -31,7 +31,7 @@ from jaxmlp.data.stored import StoredInputs
 _PIECE_BYTES = 2**20  # at a time: what is done to them stays in a core's cache
 _MOST_ROWS = 2048  # at a time
 _NEAR = 2**13  # bytes from row to row, within which what is between is read as fast
-_LONG = 2**13  # bytes of a read, which then is not copied once more
+_LONG = 2**11  # bytes of a read, which then is not copied once more
 _CACHED_SECONDS = 1e-5  # a row takes no longer where the system has it in memory
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip file's member: signature, two lengths
 
@@ -124,16 +124,20 @@ class FileRows:
         self.name, self.shape = str(path), header.shape
         self.dtype = input_dtype(header.dtype)
         self._stored_dtype, self._offset = header.dtype, offset
+        self._width = math.prod(header.shape[1:])
         self._row_bytes = header.nbytes // header.shape[0]
         self._at_once = max(1, min(_MOST_ROWS, _PIECE_BYTES // self._row_bytes))
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
-    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pieces(
+        self, numbers: np.ndarray, memory: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows by rising numbers, some at a time.
 
         Args:
-            numbers: The rows' numbers.
+            numbers: The rows' numbers (n,).
+            memory: (n, D) or more rows of the `dtype`, where they are put one after another.
 
         Yields:
             Places (m,) within `numbers`, and their rows (m, D).
@@ -145,49 +149,76 @@ class FileRows:
         slow = False
         for start in range(0, len(order), self._at_once):
             places = order[start : start + self._at_once]
+            kept = None if memory is None else memory[start : start + len(places)]
+            rows = kept
+            if rows is None or rows.dtype != self._stored_dtype:
+                rows = np.empty((len(places), self._width), self._stored_dtype)
             begin = time.perf_counter()
-            rows = self._rising(numbers[places].astype(np.int64), advised=slow)
+            self._read_rising(numbers[places].astype(np.int64), rows, advised=slow)
             slow = time.perf_counter() - begin > len(places) * _CACHED_SECONDS
-            yield places, rows.astype(self.dtype, copy=False)
+            if kept is None:
+                yield places, rows.astype(self.dtype, copy=False)
+                continue
+            if rows is not kept:
+                kept[:] = rows
+            yield places, kept
 
-    def _rising(self, numbers: np.ndarray, advised: bool) -> np.ndarray:
-        """Return the stored rows (m, D) with these numbers, which do not fall.
+    def _read_rising(self, numbers: np.ndarray, rows: np.ndarray, advised: bool) -> None:
+        """Read the rows (m, D) with these numbers, which do not fall, as they are stored.
 
         Rows that are near each other are read with what is between them. Where those before came
         from a disk, it is `advised` of all reads first, so that it looks for them together.
         """
         size = self._row_bytes
         steps = np.diff(numbers)
-        far = np.flatnonzero(steps * size > _NEAR)
+        far = np.flatnonzero((steps > 1) & (steps * size > _NEAR))
         begins, ends = np.append(0, far + 1), np.append(far, len(numbers) - 1)
-        firsts, counts = numbers[begins], numbers[ends] - numbers[begins] + 1
-        where, sizes = (self._offset + firsts * size).tolist(), (counts * size).tolist()
+        sizes = (numbers[ends] - numbers[begins] + 1) * size
         if advised and hasattr(os, "posix_fadvise"):
-            for place, length in zip(where, sizes, strict=True):
+            where = self._offset + numbers[begins] * size
+            for place, length in zip(where.tolist(), sizes.tolist(), strict=True):
                 os.posix_fadvise(self._file, place, length, os.POSIX_FADV_WILLNEED)
-        n_read = int(counts.sum())
-        if n_read * size < len(sizes) * _LONG:
-            content = b"".join(map(os.pread, repeat(self._file), sizes, where))
-        else:
-            content = self._into_one(where, sizes)
-        if len(content) < n_read * size:
-            # Cut short by the system; or by the file's end, which this says.
-            content = b"".join(map(self._read, firsts.tolist(), counts.tolist()))
-        rows = np.frombuffer(content, self._stored_dtype).reshape(n_read, -1)
-        if n_read == len(numbers) and (steps > 0).all():
-            return rows  # nothing was between, and none is asked for twice
-        before = np.repeat(np.cumsum(counts) - counts - firsts, ends - begins + 1)
-        return rows[numbers + before]
+        # What is long goes straight to its place, where nothing is between its rows and none is
+        # asked for twice; from the rest, which costs less to copy than to read by itself, the rows
+        # are picked.
+        breaks = np.append(0, np.cumsum(steps != 1))
+        direct = (breaks[ends] == breaks[begins]) & (sizes >= _LONG)
+        for chosen, read in ((direct, self._read_into), (~direct, self._read_and_pick)):
+            if chosen.any():
+                read(rows, numbers, begins[chosen], ends[chosen])
 
-    def _into_one(self, where: list[int], sizes: list[int]) -> memoryview:
-        """Return what stands at some places in one piece, or less where not all is there."""
-        content = np.empty(sum(sizes), np.uint8).data
-        filled = 0
-        for place, size in zip(where, sizes, strict=True):
-            if os.preadv(self._file, [content[filled : filled + size]], place) < size:
-                return content[:0]
-            filled += size
-        return content
+    def _read_into(
+        self, rows: np.ndarray, numbers: np.ndarray, begins: np.ndarray, ends: np.ndarray
+    ) -> None:
+        """Read spans of rows next to each other, from rows[begin] to rows[end] each."""
+        firsts, counts = numbers[begins], ends - begins + 1
+        buffers: Any = zip(map(rows.__getitem__, map(slice, begins.tolist(), (ends + 1).tolist())))
+        where = (self._offset + firsts * self._row_bytes).tolist()
+        got = list(map(os.preadv, repeat(self._file), buffers, where))
+        for span in np.flatnonzero(np.not_equal(got, counts * self._row_bytes)).tolist():
+            # Cut short by the system; or by the file's end, which this says.
+            content = self._read(int(firsts[span]), int(counts[span]))
+            rows[begins[span] : ends[span] + 1] = self._as_rows(content)
+
+    def _read_and_pick(
+        self, rows: np.ndarray, numbers: np.ndarray, begins: np.ndarray, ends: np.ndarray
+    ) -> None:
+        """Read spans with what is between their rows, rows[begin] to rows[end] of each."""
+        firsts, counts = numbers[begins], numbers[ends] - numbers[begins] + 1
+        where = (self._offset + firsts * self._row_bytes).tolist()
+        sizes = (counts * self._row_bytes).tolist()
+        content = b"".join(map(os.pread, repeat(self._file), sizes, where))
+        if len(content) < sum(sizes):
+            content = b"".join(map(self._read, firsts.tolist(), counts.tolist()))
+        lengths = ends - begins + 1
+        before = np.cumsum(counts) - counts - firsts
+        places = np.arange(lengths.sum()) + np.repeat(
+            begins - np.cumsum(lengths) + lengths, lengths
+        )
+        rows[places] = self._as_rows(content)[numbers[places] + np.repeat(before, lengths)]
+
+    def _as_rows(self, content: bytes) -> np.ndarray:
+        return np.frombuffer(content, self._stored_dtype).reshape(-1, self._width)
 
     def _read(self, number: int, count: int) -> bytes:
         """Return the bytes of rows next to each other."""
@@ -275,11 +306,14 @@ class RecordRows:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pieces(
+        self, numbers: np.ndarray, memory: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows by rising numbers, some at a time.
 
         Args:
-            numbers: The rows' numbers.
+            numbers: The rows' numbers (n,).
+            memory: (n, D) or more rows of the `dtype`, where they are put one after another.
 
         Yields:
             Places (m,) within `numbers`, and their rows (m, D).
@@ -292,7 +326,10 @@ class RecordRows:
         step = max(1, _PIECE_BYTES // (width * self.dtype.itemsize))
         for start in range(0, len(order), step):
             places = order[start : start + step]
-            rows = np.empty((len(places), width), self.dtype)
+            if memory is None:
+                rows = np.empty((len(places), width), self.dtype)
+            else:
+                rows = memory[start : start + len(places)]
             for place, number in enumerate(numbers[places].tolist()):
                 one = self._inputs_of(number)
                 if one.shape != self._shape or one.dtype != self._stored_dtype:

@@ -24,11 +24,14 @@ class Rows(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pieces(
+        self, numbers: np.ndarray, memory: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield some of the rows until all with these numbers (n,) were there.
 
         Args:
             numbers: The rows' numbers.
+            memory: (n, D) or more rows of the `dtype`, where they are put as they come, or None.
 
         Yields:
             Places (m,) within `numbers`, and their rows (m, D).
@@ -113,17 +116,20 @@ class StoredInputs:
             result[places] = rows
         return result
 
-    def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pieces(
+        self, numbers: np.ndarray, memory: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Return an iterator over the inputs with these numbers (n,), of which none is checked.
 
         Args:
             numbers: Within 0 … N − 1, in any order.
+            memory: (n, D) or more rows of the `dtype`, where they are put as they come, or None.
 
         Returns:
             Places (m,) within `numbers` and their inputs (m, D), until all were there. It raises
             OSError where they cannot be read any more.
         """
-        return self.stored.pieces(self._stored_numbers(numbers))
+        return self.stored.pieces(self._stored_numbers(numbers), memory)
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Yield all the inputs in their order as chunks (n, D) of some megabytes; none is checked.

@@ -65,6 +65,13 @@ class StoredExamples(NamedTuple):
         """In which dtype the inputs go to the device."""
         return self.inputs.dtype if self.inputs.dtype == np.uint8 else self.dtype
 
+    @property
+    def _as_stored(self) -> bool:
+        """Whether the inputs go to the device as they are stored."""
+        if self.inputs.dtype == np.uint8:
+            return True
+        return self.scaling is None and self.inputs.dtype == self.dtype
+
     def block(
         self, numbers: np.ndarray, memory: np.ndarray | None = None
     ) -> tuple[Batch, np.ndarray]:
@@ -93,9 +100,12 @@ class StoredExamples(NamedTuple):
             inputs = aligned_zeros((len(flat), self.inputs.shape[1]), self.ready_dtype)
         order = np.empty(len(wanted), np.int32)
         filled = 0
-        for places, rows in self.inputs.pieces(read):
+        in_place = inputs if self._as_stored else None
+        for places, rows in self.inputs.pieces(read, in_place):
             end = filled + len(places)
-            inputs[filled:end] = self._ready(rows, read[places])
+            ready = self._ready(rows, read[places])
+            if in_place is None:
+                inputs[filled:end] = ready
             order[places] = np.arange(filled, end)
             filled = end
         targets, weights = (
@@ -145,9 +155,8 @@ class StoredExamples(NamedTuple):
         """Return some inputs as they go to the device, checked."""
         if rows.dtype == np.uint8:
             return rows
-        if self.scaling is None and rows.dtype == self.dtype:
-            ready = rows  # not copied
-        else:
+        ready = rows
+        if not self._as_stored:
             ready, _ = prepared_inputs(self.scaling, rows, self.dtype)
         self.inputs.check_finite(ready, numbers)
         return ready
