@@ -20,6 +20,9 @@ from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
 from jaxmlp.validation import as_array, as_host_array
 
+_NARROW = 128  # bytes of a row of Δ
+_WIDE = 128  # numbers of one
+
 
 class Batch(NamedTuple):
     """Checked arrays of one batch: inputs (N, D), targets, and weights (N,) or None."""
@@ -221,9 +224,24 @@ def contract(
     """Return Σ_n δ_n a_nᵀ and Σ_n δ_n of every layer, in float32 or better: Δᵀ A and Δᵀ 1."""
     layers = []
     for layer, a, delta in zip(params, trace.inputs, deltas, strict=True):
-        weight = product(network, delta.astype(a.dtype).T, a)
+        weight = product(network, _as_rows(delta.astype(a.dtype)), a)
         layers.append(Layer(weight, None if layer.bias is None else jnp.sum(delta, axis=0)))
     return tuple(layers)
+
+
+def _as_rows(delta: Array) -> Array:
+    """Return Δᵀ (n_out, N) of Δ (N, n_out), in memory by its rows where that pays.
+
+    On a CPU XLA has two ways to multiply, and takes the slower one for a product with a transpose
+    where the transpose is small. A GPU's library reads either as fast.
+    """
+    n_examples, n_out = delta.shape
+    narrow = n_out * delta.dtype.itemsize <= _NARROW
+    if not narrow and not _WIDE <= n_out <= n_examples / 2:
+        return delta.T
+    return jax.lax.platform_dependent(
+        delta.T, cpu=jax.lax.optimization_barrier, default=lambda rows: rows
+    )
 
 
 def like(params: Parameters, layers: Parameters) -> Parameters:
