@@ -67,11 +67,13 @@ def penalized(
     regularization: Regularization = Regularization(),  # noqa: B008 immutable
     key: Array | None = None,
     columns: bool = False,
+    squares: Array | None = None,
 ) -> tuple[Array, Parameters]:
     """Return the penalised loss of a batch, as scikit-learn reports it, and the gradient of ours.
 
     They differ by what `reported_losses` says. Of a batch without weight both are 0. Where many
-    networks are mapped over, the examples are better `columns`.
+    networks are mapped over, the examples are better `columns`. `squares` are those of
+    `squared_weights`, where they are known.
     """
     assert batch.weights is not None
     result = pass_as_trained(network, params, batch, regularization, key, None, columns)
@@ -83,13 +85,20 @@ def penalized(
     share = safe_divide(1, jnp.sum(batch.weights))
     if regularization.privacy is not None:  # as its mean: the batch's own size is private
         share = 1 / regularization.privacy.expected_batch_size
-    squares = sum(jnp.sum(layer.weight**2) for layer in params)
+    if squares is None:
+        squares = squared_weights(params)
     data = weighted_sum(losses, batch.weights)
     layers = (
         Layer(own.weight + alpha * share * layer.weight, own.bias)
         for own, layer in zip(gradient, params, strict=True)
     )
     return share * (data + alpha / 2 * squares), tuple(layers)
+
+
+def squared_weights(params: Parameters) -> Array:
+    """Return Σ ‖W‖² () over the layers."""
+    total: Any = sum(jnp.sum(layer.weight**2) for layer in params)
+    return total
 
 
 def run_epoch(
@@ -109,22 +118,23 @@ def run_epoch(
     dtype = np.dtype(progress.params[0].weight.dtype)
 
     def step(place: Any, carry: Any) -> Any:
-        params, optimizer_state, steps, total = carry
+        params, optimizer_state, steps, total, squares = carry
         batch = epoch_batch(
             examples, order, place, scaling=None, batch_size=batch_size, dtype=dtype
         )
         own = None if key is None else jax.random.fold_in(key, steps)
         loss, gradient = penalized(
-            network, params, batch, numbers["alpha"], regularization, own, columns
+            network, params, batch, numbers["alpha"], regularization, own, columns, squares
         )
         updates, optimizer_state = solver.update(gradient, optimizer_state, params, numbers, steps)
         rows = jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
         total += loss * jnp.sum(rows >= 0)
         moved: Any = optax.apply_updates(params, updates)
-        return moved, optimizer_state, steps + 1, total
+        # Squares of the new weights: those of the old ones would have XLA keep a copy of them.
+        return moved, optimizer_state, steps + 1, total, squared_weights(moved)
 
-    begin = (*progress[:3], jnp.zeros((), dtype))
-    params, optimizer_state, steps, total = loop_over(0, numbers["steps"], step, begin)
+    begin = (*progress[:3], jnp.zeros((), dtype), squared_weights(progress.params))
+    params, optimizer_state, steps, total, _ = loop_over(0, numbers["steps"], step, begin)
     loss = total / numbers["n_examples"]
     idle = jnp.where(loss > progress.best_loss - numbers["tol"], progress.idle + 1, 0)
     best_loss = jnp.fmin(loss, progress.best_loss)
