@@ -236,9 +236,11 @@ def _as_rows(delta: Array) -> Array:
     where the transpose is small. A GPU's library reads either as fast.
     """
     n_examples, n_out = delta.shape
-    narrow = n_out * delta.dtype.itemsize <= _NARROW
-    if not narrow and not _WIDE <= n_out <= n_examples / 2:
-        return delta.T
+    if n_out * delta.dtype.itemsize > _NARROW:
+        if not isinstance(n_examples, int):  # a symbol, in an export
+            return delta.T
+        if not _WIDE <= n_out <= n_examples / 2:
+            return delta.T
     return jax.lax.platform_dependent(
         delta.T, cpu=jax.lax.optimization_barrier, default=lambda rows: rows
     )

@@ -203,7 +203,7 @@ def _right(network: Network, outputs: Array, targets: Array) -> Array:
     """Return for each example whether it is classified right; False for a regression."""
     if network.loss == "softmax_cross_entropy":
         classes = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
-        # As by argmax, the first of the largest, which XLA would look for in a slow loop of pairs.
+        # The first of the largest, and none beside a NaN; argmax would be a slow loop of pairs.
         numbers = jnp.arange(outputs.shape[1])
         largest = outputs == jnp.max(outputs, axis=1, keepdims=True)
         return jnp.min(jnp.where(largest, numbers, len(numbers)), axis=1) == classes

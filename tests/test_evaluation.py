@@ -87,6 +87,17 @@ def test_an_example_worked_by_hand():
     assert metrics == pytest.approx(((3 * np.log(4 / 3) + np.log(4)) / 4, 0.75), rel=1e-6)
 
 
+def test_of_equal_outputs_the_first_is_the_prediction():
+    network = Network((3, 3), bias=False)
+    params = (Layer(jnp.eye(3), None),)
+    x = np.array([[1, 1, 0], [1, 1, 0], [0, 2, 2], [0, 2, 2], [0, 0, 0], [0, 0, 0]], np.float32)
+    t = np.array([0, 1, 1, 2, 0, 2])
+    np.testing.assert_array_equal(np.argmax(x, axis=1) == t, [1, 0, 1, 0, 1, 0])
+    for row, target in zip(x, t, strict=True):
+        right = np.argmax(row) == target
+        assert evaluate(network, params, row[None], target[None]).accuracy == right
+
+
 def test_other_sizes_compile_nothing():
     network, params, x, t, w = drawn("classes", 3000)
     assert w is not None

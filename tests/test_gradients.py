@@ -750,3 +750,23 @@ def test_every_product_has_the_network_s_precision_and_sums_in_float32(function)
     for product in found:
         assert product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
         assert product.params["preferred_element_type"] == jnp.float32
+
+
+@pytest.mark.parametrize("sizes", [(3, 20, 2), (3, 128, 10), (3, 300, 200, 10)])
+def test_a_gradient_is_exported_for_any_number_of_examples(sizes):
+    network = Network(sizes, "tanh")
+    params = init(network, jax.random.key(0))
+    (n,) = jax.export.symbolic_shape("n")
+    x = jax.ShapeDtypeStruct((n, 3), jnp.float32)
+    t = jax.ShapeDtypeStruct((n,), jnp.int32)
+    function = jax.jit(partial(loss_and_gradient, network))
+    exported = jax.export.export(function, platforms=("cpu", "cuda"))(params, x, t)
+    if jax.default_backend() != "cpu":
+        pytest.skip("run on a CPU")
+    for n_examples in (1, 7, 600):
+        rng = np.random.default_rng(n_examples)
+        x, t = rng.normal(size=(n_examples, 3)).astype(np.float32), rng.integers(2, size=n_examples)
+        _, gradient = exported.call(params, x, t.astype(np.int32))
+        _, expected = loss_and_gradient(network, params, x, t)
+        for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+            assert np.max(np.abs(ours - theirs)) <= 1e-6 * np.max(np.abs(theirs))

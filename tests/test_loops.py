@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmlp import Network, fit, init
+from jaxmlp.batch import Batch
 from jaxmlp.scaling import PIXELS
 from jaxmlp.training import batches, epochs, loops, steps
 
@@ -102,7 +103,9 @@ def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
     rng = np.random.default_rng(0)
     x, t = rng.integers(256, size=(3500, 30)).astype(np.uint8), rng.integers(3, size=3500)
     network = Network((30, 16, 3), "tanh")
-    assert batches.batches_a_gather(network, 128) == 16
+    order = np.zeros(28 * 128, np.int32)
+    if jax.default_backend() == "cpu":
+        assert batches.batches_a_gather(network, Batch(x, t, None), order, 128) == 16
     params = init(network, jax.random.key(0))
     weights = np.where(np.arange(3500) % 7 == 0, 0, 1 + np.arange(3500) % 3).astype(np.float32)
 
@@ -125,7 +128,7 @@ def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
         run(watch=keep)
         assert kept[0].step == stop
         together = run(resume=kept[0])
-    monkeypatch.setattr(steps, "batches_a_gather", lambda network, batch_size: 1)
+    monkeypatch.setattr(steps, "batches_a_gather", lambda *_: 1)
     jax.clear_caches()
     alone = run()
     jax.clear_caches()
@@ -137,3 +140,22 @@ def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
         assert [record[name] for record in together.history] == [
             record[name] for record in alone.history
         ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_batches", "batch_size", "n_targets", "expected"),
+    [
+        ((30, 16, 3), 40, 128, 0, 16), ((30, 16, 3), 5, 128, 0, 5), ((30, 16, 3), 1, 569, 0, 1),
+        ((30, 16, 3), 40, 16, 0, 1), ((784, 32, 10), 40, 32, 0, 16), ((784, 32, 10), 40, 64, 0, 1),
+        ((784, 128, 10), 40, 32, 0, 1), ((30, 8, 500), 40, 128, 500, 1),
+    ],
+)  # fmt: skip
+def test_batches_are_gathered_together_where_they_and_their_products_are_small(
+    sizes, n_batches, batch_size, n_targets, expected
+):
+    rows = np.zeros((4, sizes[0]))
+    examples = Batch(rows, np.zeros((4, n_targets) if n_targets else 4), None)
+    order = np.zeros(n_batches * batch_size, np.int32)
+    size = batches.batches_a_gather(Network(sizes), examples, order, batch_size)
+    assert size == (1 if jax.default_backend() == "gpu" else expected)
+    assert batches.batches_a_gather(Network(sizes), examples, None, batch_size) == 1

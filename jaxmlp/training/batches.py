@@ -1,5 +1,7 @@
 """A step's batch: rows of the examples that are on the device, in the epoch's order."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from jaxmlp.network import Network
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.loops import steps_a_look
 
-_BATCHES = 16  # gathered at once
+_BATCHES = 16  # gathered at once, at most
 _FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gathered at once
 _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
 
@@ -56,17 +58,22 @@ def some_batches(
     )
 
 
-def batches_a_gather(network: Network, batch_size: int) -> int:
+def batches_a_gather(
+    network: Network, examples: Batch, order: Array | None, batch_size: int
+) -> int:
     """Return for how many steps of one network the rows are best gathered at once.
 
     XLA spreads a gather of some thousand numbers over a CPU's cores. Where the products are too
     small for that, the other core has gone to sleep since the step before, and waking it takes as
     long as the whole step; so there it is woken for a gather of many batches.
     """
-    entries = batch_size * network.sizes[0]
-    if steps_a_look() > 1 or not _FEWEST <= entries <= _MOST:
+    if order is None or steps_a_look() > 1:
         return 1
-    return _BATCHES if entries * network.sizes[1] <= _PRODUCT else 1
+    inputs = batch_size * network.sizes[0]
+    entries = inputs + batch_size * math.prod(examples.targets.shape[1:])
+    if entries > _MOST or inputs < _FEWEST or inputs * network.sizes[1] > _PRODUCT:
+        return 1
+    return min(_BATCHES, len(order) // batch_size)
 
 
 def _rows_of(examples: Batch, rows: Array) -> Batch:

@@ -344,8 +344,8 @@ def take_steps(
     batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
     span = place["first"], place["end"]
     mapped = columns or placement is not None
-    size = 1 if mapped else batches_a_gather(network, batch_size)
-    if order is None or size == 1:
+    size = 1 if mapped else batches_a_gather(network, examples, order, batch_size)
+    if order is None or size <= 1:
         return loop_over(*span, alone, (state, progress))
     gather = partial(some_batches, examples, order, count=size, batch_size=batch_size)
     return loop_in_blocks(*span, size, gather, together, (state, progress))
