@@ -211,11 +211,14 @@ class FileRows:
         if len(content) < sum(sizes):
             content = b"".join(map(self._read, firsts.tolist(), counts.tolist()))
         lengths = ends - begins + 1
-        before = np.cumsum(counts) - counts - firsts
-        places = np.arange(lengths.sum()) + np.repeat(
-            begins - np.cumsum(lengths) + lengths, lengths
-        )
-        rows[places] = self._as_rows(content)[numbers[places] + np.repeat(before, lengths)]
+        before = np.repeat(np.cumsum(counts) - counts - firsts, lengths)
+        read = self._as_rows(content)
+        if lengths.sum() == len(rows):  # all of them, and so in their order
+            np.take(read, numbers + before, axis=0, out=rows, mode="clip")
+            return
+        at = np.repeat(begins - np.cumsum(lengths) + lengths, lengths)
+        places = np.arange(len(at)) + at
+        rows[places] = read[numbers[places] + before]
 
     def _as_rows(self, content: bytes) -> np.ndarray:
         return np.frombuffer(content, self._stored_dtype).reshape(-1, self._width)
