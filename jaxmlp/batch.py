@@ -232,8 +232,8 @@ def contract(
 def _as_rows(delta: Array) -> Array:
     """Return Δᵀ (n_out, N) of Δ (N, n_out), in memory by its rows where that pays.
 
-    On a CPU XLA has two ways to multiply, and takes the slower one for a product with a transpose
-    where the transpose is small. A GPU's library reads either as fast.
+    On a CPU XLA multiplies in another way where the left side is a transpose: for a narrow layer,
+    or a wide one and many examples, it is the slower one. A GPU's library reads either as fast.
     """
     n_examples, n_out = delta.shape
     if n_out * delta.dtype.itemsize > _NARROW:
