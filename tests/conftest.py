@@ -1,6 +1,7 @@
 """Settings and fixtures that every test shares."""
 
 import collections
+import gc
 import itertools
 import os
 import shutil
@@ -15,7 +16,10 @@ from command import TINY, Result, write_data
 
 # The library changes no setting of JAX; the tests run under the strictest ones, doctests included.
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_debug_key_reuse", os.environ.get("JAX_DEBUG_KEY_REUSE") != "false")
+
+# What is compiled is kept, and looking through it for garbage takes a twentieth of the time.
+gc.set_threshold(100_000, 20, 20)
 
 # The first example of a property compiles: a deadline would judge the compiler.
 hypothesis.settings.register_profile("jaxmlp", hypothesis.settings(), deadline=None)

@@ -13,6 +13,8 @@ from jaxmlp.training.members import network_of_widths
 from jaxmlp.training.memory import members_that_fit
 from jaxmlp.training.passes import is_power
 
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
 # As for a training against a plain loop: twenty to sixty steps of gradients that agree to 1e-15.
 FLOAT64_STEPS = 1e-12
 FLOAT32 = 5e-6
@@ -76,9 +78,7 @@ def alone(network, params, m, settings, key, **changes):
 
 
 @pytest.mark.parametrize("own_order", [False, True], ids=["shared order", "own order"])
-@pytest.mark.parametrize(
-    "kind", [pytest.param("everything", marks=pytest.mark.slow), "momentum", "one number"]
-)
+@pytest.mark.parametrize("kind", ["everything", "momentum", "one number"])
 @pytest.mark.parametrize("per_pass", [2, 5])
 def test_a_member_is_the_network_trained_alone(kind, own_order, per_pass):
     settings = NUMBERS[kind]
@@ -121,7 +121,6 @@ def test_members_start_as_networks_of_their_own():
             np.testing.assert_array_equal(mine.bias, theirs.bias)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "lamb"])
 def test_a_narrower_member_is_the_narrower_network(optimizer):
     widths = np.array([[6, 5], [3, 2], [1, 5], [3, 2]])
@@ -146,7 +145,6 @@ def test_a_narrower_member_is_the_narrower_network(optimizer):
     assert np.all(np.asarray(second.weight)[1, :, h:] == 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("per_pass", [3, 5])
 @pytest.mark.parametrize("closing", [False, True])
 def test_a_member_stops_when_its_own_patience_runs_out(closing, per_pass, monkeypatch):
@@ -200,7 +198,6 @@ def test_a_member_that_diverges_stops_alone():
         assert_close(jax.tree.map(lambda leaf, m=m: leaf[m], got.params), expected.params, FLOAT32)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["validation_loss", "validation_accuracy"])
 def test_halving_keeps_the_best(monitor):
     params = init_members(NETWORK, jax.random.split(jax.random.key(0), 8))

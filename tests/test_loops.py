@@ -10,6 +10,8 @@ from jaxmlp.batch import Batch
 from jaxmlp.scaling import PIXELS
 from jaxmlp.training import batches, epochs, loops, steps
 
+pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+
 
 @pytest.fixture
 def blocks(monkeypatch):

@@ -36,6 +36,9 @@ X, T = RNG.normal(size=(20, 4)), RNG.integers(3, size=20)
 W = RNG.uniform(0.2, 2, size=20)
 
 
+compiled_gradient = jax.jit(batch_gradient, static_argnums=5)
+
+
 def start(dtype=jnp.float32, network=NETWORK):
     return init(network, jax.random.key(0), dtype)
 
@@ -55,8 +58,9 @@ def test_the_gradient_under_dropout_is_jax_grad_s_with_the_same_masks():
         key = jax.random.key(5)
         weights = jnp.asarray(W)
         batch = Batch(jnp.asarray(X), jnp.asarray(T), weights)
-        ours, _ = batch_gradient(NETWORK, params, batch, Regularization(dropout=rates), key, None)
-        masks: Any = draw_masks(NETWORK, rates, key, len(X))
+        regularization = Regularization(dropout=rates)
+        ours, _ = compiled_gradient(NETWORK, params, batch, regularization, key, None)
+        masks: Any = jax.jit(draw_masks, static_argnums=3)(NETWORK, rates, key, len(X))
 
         def loss(params):
             a = batch.inputs * masks[0]
@@ -67,7 +71,7 @@ def test_the_gradient_under_dropout_is_jax_grad_s_with_the_same_masks():
             losses = optax.softmax_cross_entropy_with_integer_labels(z, batch.targets)
             return jnp.sum(losses * weights) / jnp.sum(weights)
 
-        expected = jax.grad(loss)(params)
+        expected = jax.jit(jax.grad(loss))(params)
         assert_close(jax.device_get(ours), jax.device_get(expected), FLOAT64)
 
 
@@ -267,11 +271,11 @@ def test_a_half_precision_gradient_is_that_of_the_rounded_parameters(dtype):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(jnp.float32), start())
     x = np.asarray(X.astype(dtype), np.float64)
     batch = Batch(jnp.asarray(x, jnp.float32), jnp.asarray(T), jnp.asarray(W, jnp.float32))
-    ours, _ = batch_gradient(NETWORK, params, batch, Regularization(), None, dtype)
+    ours, _ = compiled_gradient(NETWORK, params, batch, Regularization(), None, dtype)
     with jax.enable_x64(True):
         wide = in_dtype(params, jnp.float64)
-        expected = jax.grad(
-            lambda p: oracles.plain_loss(NETWORK.activations, NETWORK.loss, p, x, T, W)
+        expected = jax.jit(
+            jax.grad(lambda p: oracles.plain_loss(NETWORK.activations, NETWORK.loss, p, x, T, W))
         )(wide)
         expected = jax.device_get(expected)
     # What enters a product is rounded to 8 or 11 bits; sums are float32's.

@@ -14,7 +14,7 @@ import jaxmlp
 from jaxmlp import Layer, Network, check_gradients, init, verification
 from jaxmlp.activations import ACTIVATIONS
 from jaxmlp.losses import LOSSES
-from jaxmlp.verification import accuracy, oracles, table
+from jaxmlp.verification import accuracy, contractions, oracles, table
 from jaxmlp.verification.cases import LARGEST_LOGIT
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Found, Row, compare, to_json
 from jaxmlp.verification.evidence import make_draws
@@ -336,19 +336,6 @@ def test_a_trial_that_there_is_not_is_named(change, message):
 
 # The table.
 
-QUICK = ("equations", "contractions", "differences", "accuracy", "faults")
-
-
-def quick_rows(settings):
-    return list(table.verify(settings, [row for row in table.ROWS if row[0] in QUICK]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 11])
-def test_the_rows_that_take_seconds_hold_for_other_seeds_as_well(seed):
-    for row in quick_rows(Settings(40, seed)):
-        assert row.status == "passed", f"{row.name}: {row.worst} in {row.where}; {row.note}"
-
 
 def test_the_bounds_are_those_of_the_design():
     bounds = {name: bound for name, _, bound, _ in table.ROWS}
@@ -409,7 +396,9 @@ def test_the_json_of_a_table_can_be_read_back():
 
 
 def test_the_report_s_call_is_the_one_that_repeats_the_trial():
-    rows = [row for row in table.ROWS if row[0] == "contractions"]
-    (found,) = table.verify(Settings(3), rows)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(contractions, "cases_of", lambda *row: cases_of(*row)[:1])
+        rows = [row for row in table.ROWS if row[0] == "contractions"]
+        (found,) = table.verify(Settings(3), rows)
     trial = eval(found.reproduce, {"jaxmlp": jaxmlp})
     assert str(trial["network"].sizes[0]) == found.where.split("-")[0]

@@ -134,4 +134,4 @@ def accurate(data: Any, seed: int, epochs: int, device: str) -> float:
         epochs=epochs, scaling=PIXELS,
     )  # fmt: skip
     outputs = jaxmlp.predictions(network, result.params, data["test_x"] * np.float32(1 / 255))
-    return float(np.mean(np.argmax(outputs, axis=1) == data["test_t"]))
+    return float(np.mean(np.argmax(np.asarray(outputs), axis=1) == data["test_t"]))
