@@ -1,6 +1,7 @@
 """What importing the package does and does not do, and how its rooms import one another."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,12 @@ def test_every_public_name_is_there_and_documented():
         value = getattr(jaxmlp, name)
         assert name == "__version__" or value.__doc__, name
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_the_page_of_public_names_is_what_the_docstrings_say():
+    written = runpy.run_path(str(PACKAGE.parent / "scripts" / "write-api"))
+    expected = "write it anew: .venv/bin/python scripts/write-api"
+    assert written["PAGE"].read_text() == written["page"](), expected
 
 
 # A room imports only from rooms above it.
