@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
             _Command,  # pyright: ignore[reportArgumentType]
             prog="jaxmlp",
             args=arguments,
-            description="Multi-layer perceptrons in JAX, gradients derived by hand, and proved.",
+            description="Multi-layer perceptrons in JAX, gradients derived by hand, and proved. "
+            "`jaxmlp --version` prints the version.",
             config=(tyro.conf.OmitArgPrefixes,),
             **resumed_options(arguments),
         )
