@@ -36,11 +36,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs a GPU; JAX's default backend here is {backend!r}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take an option for a Python on which all is tested once more."""
+    parser.addoption(
+        "--few-cases", action="store_true", help="the first and last of a test's cases"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put files with slow tests first, then those with many: a long one begun last is waited for.
 
     The order within a file stays. `scripts/test` has pytest-xdist hand the files out in this order.
     """
+    if config.getoption("--few-cases"):
+        cases: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        kept = {one for own in cases.values() for one in (own[0], own[-1])}
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     tests = collections.Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path not in slow, -tests[item.path], item.path))
