@@ -78,6 +78,13 @@ def compiled_quickly() -> Iterator[None]:
 
 
 @pytest.fixture
+def keys_used_once() -> Iterator[None]:
+    """A key that is used twice raises, whatever the environment says."""
+    with jax.debug_key_reuse(True):
+        yield
+
+
+@pytest.fixture
 def strict_promotion() -> Iterator[None]:
     """Operands of different dtypes raise: for tests of our mathematics (optax mixes them)."""
     with jax.numpy_dtype_promotion("strict"):

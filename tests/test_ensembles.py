@@ -13,7 +13,10 @@ from jaxmlp.training.members import network_of_widths
 from jaxmlp.training.memory import members_that_fit
 from jaxmlp.training.passes import is_power
 
-pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
+pytestmark = [
+    pytest.mark.slow,  # on the default Python alone: compiling takes most of it
+    pytest.mark.usefixtures("keys_used_once"),
+]
 
 # As for a training against a plain loop: twenty to sixty steps of gradients that agree to 1e-15.
 FLOAT64_STEPS = 1e-12
