@@ -32,6 +32,7 @@ SUITES = (
     "gradients", "epoch", "small", "quantities", "ensembles", "streaming", "time_to_accuracy",
     "startup", "memory",
 )  # fmt: skip
+UNREST = 0.08  # between the percentiles of the median row: 0.02 to 0.06 on a quiet machine
 
 
 def measured(
@@ -94,6 +95,12 @@ def wrong(row: Row) -> bool:
     return any(word in row.note for word in ("DIFFERENT", "MISSED"))
 
 
+def about_rounds(spread: float) -> str:
+    """Return in words how far the rounds of a row are apart."""
+    unrest = "; the machine was not quiet" if spread > UNREST else ""
+    return f", rounds {100 * spread:.0f} % apart{unrest}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run suites, keep their rows, write the report; with --check exit 1 on a missed bound."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure jaxmlp.")
@@ -136,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about = rows.context(name, machine.commit(), jax, precision)
         keep = partial(rows.append, about=about)
         result = measured(suite, options.device, options.quick, data_dir, options.cases, keep)
-        print(f"{suite}: {time.perf_counter() - begin:.0f} s", flush=True)
+        took, spread = time.perf_counter() - begin, rows.spread(result)
+        print(f"{suite}: {took:.0f} s{'' if spread is None else about_rounds(spread)}", flush=True)
         # Bounds are of quiet machines and whole runs, equality is of every run.
         missed += [row for row in result if wrong(row) or not (options.quick or row.holds)]
     if options.report or not options.quick:

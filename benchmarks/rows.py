@@ -75,6 +75,12 @@ def measured(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def spread(rows: Sequence[Row]) -> float | None:
+    """Return by what part the 80th percentile is above the 20th in the median row."""
+    parts = [row.high / row.low - 1 for row in rows if row.low and row.high]
+    return statistics.median(parts) if parts else None
+
+
 def _read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -245,3 +245,15 @@ def test_the_rate_of_products_is_one_of_this_machine():
     rate = machine.numpy_rate((64, 64, 64))
     assert 1e8 < rate < 1e14
     assert json.dumps(rate)
+
+
+def test_a_machine_that_is_not_quiet_is_seen():
+    def row(**figures):
+        return rows.Row("suite", "case", "training", "who", "s", **figures)
+
+    quiet = [row(**rows.measured([1.0, 1.01, 1.02, 1.03])), row(median=3.0), row(note="missing")]
+    assert rows.spread(quiet) == pytest.approx(1.024 / 1.006 - 1)
+    assert command.about_rounds(rows.spread(quiet)) == ", rounds 2 % apart"
+    unquiet = [row(**rows.measured([1.0, 1.1, 1.2, 1.6]))] * 2
+    assert command.about_rounds(rows.spread(quiet + unquiet)).endswith("machine was not quiet")
+    assert rows.spread([row(median=3.0)]) is None
