@@ -66,7 +66,7 @@ def test_every_public_name_is_there_and_documented():
 def test_the_page_of_public_names_is_what_the_docstrings_say():
     written = runpy.run_path(str(PACKAGE.parent / "scripts" / "write-api"))
     expected = "write it anew: .venv/bin/python scripts/write-api"
-    assert written["PAGE"].read_text() == written["page"](), expected
+    assert written["PAGE"].read_text(encoding="utf-8") == written["page"](), expected
 
 
 # A room imports only from rooms above it.

@@ -337,6 +337,20 @@ def test_a_trial_that_there_is_not_is_named(change, message):
 # The table.
 
 
+QUICK = ("equations", "contractions", "differences", "accuracy", "faults")
+
+
+def quick_rows(settings):
+    return list(table.verify(settings, [row for row in table.ROWS if row[0] in QUICK]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 11])
+def test_the_rows_that_take_seconds_hold_for_other_seeds_as_well(seed):
+    for row in quick_rows(Settings(40, seed)):
+        assert row.status == "passed", f"{row.name}: {row.worst} in {row.where}; {row.note}"
+
+
 def test_the_bounds_are_those_of_the_design():
     bounds = {name: bound for name, _, bound, _ in table.ROWS}
     # Measured, then fixed.
