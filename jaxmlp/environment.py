@@ -257,7 +257,7 @@ def _device_text(device: dict[str, Any]) -> str:
 def _gpu_memory_text(memory: dict[str, Any]) -> str:
     if memory["preallocated"]:
         return (
-            f"{memory['fraction']} of it is taken at the start "
+            f"{memory['fraction']} of it is taken at the start, by `jaxmlp` itself as needed "
             "(XLA_PYTHON_CLIENT_PREALLOCATE, XLA_CLIENT_MEM_FRACTION)"
         )
     return f"taken as needed, allocator {memory['allocator']}"

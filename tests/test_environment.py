@@ -15,6 +15,7 @@ import pytest
 
 import jaxmlp
 from jaxmlp import environment
+from jaxmlp.cli.console import select_device
 from jaxmlp.environment import as_text, describe
 
 VARIABLES = (
@@ -159,6 +160,16 @@ def test_how_memory_of_a_gpu_is_taken(monkeypatch, variables, preallocated, frac
     memory = description["jax"]["gpu_memory"]
     assert (memory["preallocated"], memory["fraction"]) == (preallocated, fraction)
     assert said in text
+
+
+def test_commands_take_the_memory_of_a_gpu_as_needed_where_nothing_else_is_said(monkeypatch):
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.setenv(name, "true")
+    select_device("auto")
+    assert os.environ[name] == "true"
+    monkeypatch.delenv(name)
+    select_device("auto")
+    assert os.environ[name] == "false"
 
 
 def test_the_compilation_cache_is_shown_with_its_size(tmp_path):
