@@ -49,7 +49,7 @@ _ABOUT = 1.2e11  # additions and multiplications a second
 def steps_of(sizes: tuple[int, ...], batch_size: int, device: str) -> int:
     """Return how many steps a round has: of a GPU's hardly any takes longer than its launches."""
     if device == "gpu":
-        return min(500, math.ceil(EPOCH / batch_size))
+        return min(200, math.ceil(EPOCH / batch_size))
     flops = Case(sizes, batch_size, 1).flops
     return max(3, min(500, round(_ROUND * _ABOUT / flops)))
 
@@ -93,11 +93,18 @@ class Worked:
                 failed.setdefault(who, "not compiled for this case")
             if who not in failed:
                 asked[who] = folder / f"{number}.npz"
-        # On a GPU's machine side by side: compiling is what takes the time there.
-        together = len(asked) if self.device == "gpu" and self.table == "training" else 1
-        with ThreadPoolExecutor(max(1, together)) as pool:
-            reasons = list(pool.map(lambda who: self._build(who, case, asked[who]), asked))
-        failed |= {who: why for who, why in zip(asked, reasons, strict=True) if why is not None}
+        # On a GPU PyTorch's beside JAX's. Not all at once: XLA tries products out as it compiles,
+        # and several at a time disturb each other's trials, and take longer.
+        lanes: dict[bool, list[str]] = {}
+        for who in asked:
+            lanes.setdefault(self.device == "gpu" and who.startswith("PyTorch"), []).append(who)
+
+        def build(lane: list[str]) -> dict[str, str | None]:
+            return {who: self._build(who, case, asked[who]) for who in lane}
+
+        with ThreadPoolExecutor(2) as pool:
+            for reasons in pool.map(build, lanes.values()):
+                failed |= {who: why for who, why in reasons.items() if why is not None}
         own = problem(case)
         pairs = zip(own.weights, own.biases, strict=True)
         before = [array * (self.table == "training") for pair in pairs for array in pair]
