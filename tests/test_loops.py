@@ -1,5 +1,7 @@
 """The loop over steps: one by one on a CPU, in blocks on a GPU, and the same in both."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +17,10 @@ pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes mo
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """Have loops go in blocks of four, on whatever device."""
-
-    def four():
-        return 4
-
-    monkeypatch.setattr(loops, "steps_a_look", four)
-    monkeypatch.setattr(epochs, "steps_a_look", four)
+    """Have training go as on a GPU, on whatever device, in blocks of four steps."""
+    monkeypatch.setattr(loops, "_GPU_BLOCK", 4)
+    for module in (loops, batches, epochs, steps):
+        monkeypatch.setattr(module, "on_a_gpu", lambda: True)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -82,14 +81,23 @@ def trained(watch=None):
 
 
 def test_training_in_blocks_is_training_step_by_step(blocks, monkeypatch):
-    places = []
+    places, at_once = [], []
+
+    class Counted(ThreadPoolExecutor):
+        def __init__(self, workers):
+            at_once.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(epochs, "ThreadPoolExecutor", Counted)
     monkeypatch.setattr(epochs, "_PIECE_SECONDS", 1e-9)
     in_blocks = trained(lambda snapshot: places.append(snapshot.step))
     # 0 where an epoch is over: the first, of 14 steps, is one piece, as no speed is known yet.
     assert places == [0, 4, 8, 0, 4, 8, 0]
-    monkeypatch.setattr(loops, "steps_a_look", lambda: 1)
+    for module in (loops, batches, epochs, steps):
+        monkeypatch.setattr(module, "on_a_gpu", lambda: False)
     jax.clear_caches()
     alone = trained()
+    assert at_once == [1, 2]  # programs that are compiled at once
     for ours, theirs in zip(
         jax.tree.leaves(in_blocks.params), jax.tree.leaves(alone.params), strict=True
     ):
@@ -97,6 +105,27 @@ def test_training_in_blocks_is_training_step_by_step(blocks, monkeypatch):
     assert in_blocks.history[-1]["train_loss"] == pytest.approx(
         alone.history[-1]["train_loss"], rel=1e-12
     )
+
+
+@pytest.mark.parametrize("n_targets", [0, 3])
+def test_a_batch_has_the_rows_that_the_order_names_and_weight_0_where_it_names_none(n_targets):
+    rng = np.random.default_rng(0)
+    inputs, weights = rng.normal(size=(5, 2)), 1 + rng.random(5)
+    targets = rng.normal(size=(5, n_targets)) if n_targets else np.arange(5)
+    examples = jax.tree.map(jnp.asarray, Batch(inputs, targets, weights))
+    order = np.array([3, 1, -1, 0, 4, -1], np.int32)
+    ordered = batches.in_order(examples, jnp.asarray(order))
+    assert ordered.inputs is examples.inputs
+    assert (ordered.targets is examples.targets) == bool(n_targets)
+    for number, rows in enumerate((order[:3], order[3:])):
+        batch = batches.epoch_batch(
+            ordered, jnp.asarray(order), number, scaling=None, batch_size=3, dtype=np.float32
+        )
+        there = rows >= 0
+        np.testing.assert_array_equal(batch.inputs[there], examples.inputs[rows[there]])
+        np.testing.assert_array_equal(batch.targets[there], examples.targets[rows[there]])
+        expected = np.where(there, examples.weights[rows], 0)
+        np.testing.assert_array_equal(batch.weights, expected)
 
 
 @pytest.mark.parametrize("stop", [None, 5, 18])

@@ -22,7 +22,7 @@ from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import Placement, placed
 from jaxmlp.training.feeds import Feed, Part, Resident
-from jaxmlp.training.loops import steps_a_look
+from jaxmlp.training.loops import on_a_gpu, steps_a_look
 from jaxmlp.training.orders import Plan, bucket
 from jaxmlp.training.records import check_convergence, is_better, record_of
 from jaxmlp.training.settings import Settings
@@ -245,13 +245,16 @@ class Training:
     def _compile(self, snapshot: Snapshot) -> float:
         """Compile the programs of an epoch, the steps beside the figures.
 
+        On a GPU one after the other: XLA tries out there which form of a product is the fastest,
+        and where two programs do so at once, each waits for the other's trials.
+
         Returns:
             The seconds that it took.
         """
         part = self.feed.part(snapshot.epoch, snapshot.step)
         first = self.feed.first_batch(snapshot.epoch) if self._train_figures else None
         begin = time.perf_counter()
-        with ThreadPoolExecutor(2) as others:
+        with ThreadPoolExecutor(1 if on_a_gpu() else 2) as others:
             compiled = [
                 others.submit(program.compile) for program in self._traced(snapshot, part, first)
             ]

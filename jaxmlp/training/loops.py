@@ -12,6 +12,16 @@ Carry = TypeVar("Carry")
 _GPU_BLOCK = 32
 
 
+def on_a_gpu() -> bool:
+    """Tell whether what is computed now is computed on a GPU."""
+    device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if device is None:
+        platform = jax.default_backend()
+    else:
+        platform = device if isinstance(device, str) else device.platform
+    return platform in ("gpu", "cuda", "rocm")
+
+
 def steps_a_look() -> int:
     """Return how many steps are taken between two looks at whether the loop is to end.
 
@@ -21,12 +31,7 @@ def steps_a_look() -> int:
     Pieces of an epoch are to begin at multiples of it, so that every step is always compiled as the
     same part of the program, wherever a piece ends.
     """
-    device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-    if device is None:
-        platform = jax.default_backend()
-    else:
-        platform = device if isinstance(device, str) else device.platform
-    return _GPU_BLOCK if platform in ("gpu", "cuda", "rocm") else 1
+    return _GPU_BLOCK if on_a_gpu() else 1
 
 
 def loop_over(

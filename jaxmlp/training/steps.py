@@ -17,9 +17,9 @@ from jaxmlp.losses import smooth
 from jaxmlp.network import Layer, Network, Parameters
 from jaxmlp.privacy.gradient import noised_mean
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.batches import batches_a_gather, epoch_batch, some_batches
+from jaxmlp.training.batches import batches_a_gather, epoch_batch, in_order, some_batches
 from jaxmlp.training.distributed import Placement
-from jaxmlp.training.loops import loop_in_blocks, loop_over
+from jaxmlp.training.loops import loop_in_blocks, loop_over, on_a_gpu
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 
 _NOISE = 2**31  # folded into a step's key for its noise; the masks take the layers' numbers
@@ -305,11 +305,14 @@ def take_steps(
     name, decaying, clipping = optimizer
     transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
     half = dtype if state.params[0].weight.dtype != dtype else None
+    # On a GPU the three sums are an array: three additions are one kernel then, and the barrier
+    # keeps that from being one with the reductions before it, which would be slower than all four.
+    as_one = on_a_gpu()
 
     def step(
-        number: Array, batch: Batch, carry: tuple[TrainingState, Sums]
-    ) -> tuple[TrainingState, Sums]:
-        state, progress = carry
+        number: Array, batch: Batch, carry: tuple[TrainingState, Any]
+    ) -> tuple[TrainingState, Any]:
+        state, total = carry
         if placement is not None:
             batch = jax.lax.with_sharding_constraint(batch, placement.parts)
         count = place["before"] + number
@@ -328,27 +331,38 @@ def take_steps(
             dtype=half,
             columns=columns,
         )
-        result = state, jax.tree.map(jnp.add, progress, sums)
+        if as_one:
+            total += jnp.stack(jax.lax.optimization_barrier(sums))
+        else:
+            total = jax.tree.map(jnp.add, total, sums)
+        result = state, total
         if placement is not None:
             result = jax.lax.with_sharding_constraint(result, placement.copies)
         return result
 
-    def alone(number: Array, carry: tuple[TrainingState, Sums]) -> tuple[TrainingState, Sums]:
-        return step(number, batch_of(examples, order, number), carry)
-
-    def together(
-        number: Array, batches: Batch, carry: tuple[TrainingState, Sums]
-    ) -> tuple[TrainingState, Sums]:
-        return step(number, batch_of(batches, None, number % size), carry)
-
-    batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
     span = place["first"], place["end"]
+    batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
+    begin = state, jnp.stack(progress) if as_one else progress
     mapped = columns or placement is not None
     size = 1 if mapped else batches_a_gather(network, examples, order, batch_size)
     if order is None or size <= 1:
-        return loop_over(*span, alone, (state, progress))
-    gather = partial(some_batches, examples, order, count=size, batch_size=batch_size)
-    return loop_in_blocks(*span, size, gather, together, (state, progress))
+        ordered = in_order(examples, order)
+        state, total = loop_over(
+            *span,
+            lambda number, carry: step(number, batch_of(ordered, order, number), carry),
+            begin,
+        )
+    else:
+        state, total = loop_in_blocks(
+            *span,
+            size,
+            partial(some_batches, examples, order, count=size, batch_size=batch_size),
+            lambda number, batches, carry: step(
+                number, batch_of(batches, None, number % size), carry
+            ),
+            begin,
+        )
+    return state, Sums(*total)
 
 
 run_steps = partial(
@@ -379,7 +393,9 @@ def gradient_figures(
     loop they would cost up to 8 % of a step. The arguments are those of `run_steps`, with `before`
     of its place.
     """
-    batch = epoch_batch(examples, order, 0, scaling=scaling, batch_size=batch_size, dtype=dtype)
+    order = None if order is None else order[:batch_size]
+    ordered = in_order(examples, order)
+    batch = epoch_batch(ordered, order, 0, scaling=scaling, batch_size=batch_size, dtype=dtype)
     if key is not None:
         key = jax.random.fold_in(key, before)
     half = dtype if params[0].weight.dtype != dtype else None
