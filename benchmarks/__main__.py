@@ -77,11 +77,12 @@ def run(
         # JAX is imported here, in this process, whose own functions these modules time.
         from benchmarks import peers, private_steps, quantities
 
-        ours = [module.rows for module in (quantities, private_steps)]
-        calls = [partial(rows_of, wanted=wanted) for rows_of in ours]
+        for new in quantities.rows(quick, wanted):
+            show(new)
+        show(private_steps.rows(quick, wanted))
         # The peers are measured on a CPU, all of them in one case.
-        for call in [*calls, *([peers.rows] if device == "cpu" and not wanted else [])]:
-            show(call(quick))
+        if device == "cpu" and not wanted:
+            show(peers.rows(quick))
     elif suite == "ensembles":
         ensembles.run(device, quick, data_dir, show, wanted)
     elif suite == "streaming":

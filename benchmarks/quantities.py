@@ -9,7 +9,7 @@ both were compared.
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -173,9 +173,9 @@ def memory() -> tuple[float, float, float]:
     )
 
 
-def rows(quick: bool, wanted: Sequence[str] = ()) -> list[Row]:
-    """Return the time of every quantity, its ratio to the gradient's, and the memory."""
-    result, checked = [], set()
+def rows(quick: bool, wanted: Sequence[str] = ()) -> Iterator[list[Row]]:
+    """Yield each case's times of every quantity, with their ratios; and then the memory."""
+    checked = set()
     for sizes, size in QUICK if quick else CASES[jax.default_backend()]:
         case = f"{'-'.join(map(str, sizes))} sigmoid B={size}"
         if not chosen(case, wanted):
@@ -191,6 +191,7 @@ def rows(quick: bool, wanted: Sequence[str] = ()) -> list[Row]:
             checked.add(sizes)
         named = ours | {f"{name}, jax's": function for name, function in theirs.items()}
         times = timed(named, (params, x, t), 1 if quick else 7)
+        result = []
         for name, values in times.items():
             who = "jax" if name.endswith(", jax's") else "jaxmlp"
             name = name.removesuffix(", jax's")
@@ -201,17 +202,20 @@ def rows(quick: bool, wanted: Sequence[str] = ()) -> list[Row]:
             ratio = statistics.median(a / b for a, b in pairs)
             of = f"{name}, of our gradient's time"
             result.append(Row("quantities", case, of, who, "×", ratio, bound=bound))
+        yield result
     if not quick and chosen("memory", wanted):
         gradient, clipped, each = memory()
         case = "5120-2560-1280 sigmoid B=32"
-        for who, name, value in (
-            ("jaxmlp", "gradient", gradient),
-            ("jaxmlp", "clipped sum", clipped),
-            ("vmap(jax.grad)", "clipped sum", each),
-        ):
-            result.append(Row("quantities", case, f"{name}, memory by XLA", who, "MB", value))
+        result = [
+            Row("quantities", case, f"{name}, memory by XLA", who, "MB", value)
+            for who, name, value in (
+                ("jaxmlp", "gradient", gradient),
+                ("jaxmlp", "clipped sum", clipped),
+                ("vmap(jax.grad)", "clipped sum", each),
+            )
+        ]
         of = "clipped sum, of the gradient's memory"
         result.append(
             Row("quantities", case, of, "jaxmlp", "×", clipped / gradient, bound="≤ 1.05")
         )
-    return result
+        yield result

@@ -19,15 +19,14 @@ import numpy as np
 from benchmarks.processes import Worker, serve
 from benchmarks.rows import Row, measured
 from benchmarks.training import OURS, Show
-from jaxmlp.training.settings import SHUFFLES
 
 BATCH = 128
 # Dtype, examples (627 MB of them), and each network with its shuffles.
 CASES = (
-    ("uint8", 800_000, {"784-128-10": SHUFFLES}),
+    ("uint8", 800_000, {"784-128-10": ("full", "chunks")}),
     ("float32", 200_000, {"784-128-10": ("full",), "784-512-512-10": ("full",)}),
 )
-QUICK = (("uint8", 5_000, {"784-128-10": SHUFFLES}),)
+QUICK = (("uint8", 5_000, {"784-128-10": ("full", "chunks")}),)
 ROUNDS = 3
 ALLOWED = 0.2  # of what the data would take
 

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import subprocess
+import sys
 
 import jax
 import jax.export
@@ -231,6 +233,11 @@ def test_what_differs_in_an_earlier_suite_is_status_1_also_of_a_quick_run(monkey
     with pytest.raises(SystemExit) as raised:
         command.main(["--suite", "all", "--quick", "--check"])
     assert raised.value.code == 1
+
+
+def test_jax_is_not_imported_before_it_is_told_on_what_and_in_what_precision():
+    code = "import sys, benchmarks.__main__; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_bad_options_are_refused(capsys):

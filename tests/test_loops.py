@@ -130,13 +130,14 @@ def test_a_batch_has_the_rows_that_the_order_names_and_weight_0_where_it_names_n
 
 @pytest.mark.parametrize("stop", [None, 5, 18])
 def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
+    if jax.default_backend() == "gpu":
+        pytest.skip("on a GPU every batch is gathered alone, and pieces end at multiples of 32")
     # 27 batches of 128 and one of 44: the last block is not full, nor is the last batch.
     rng = np.random.default_rng(0)
     x, t = rng.integers(256, size=(3500, 30)).astype(np.uint8), rng.integers(3, size=3500)
     network = Network((30, 16, 3), "tanh")
     order = np.zeros(28 * 128, np.int32)
-    if jax.default_backend() == "cpu":
-        assert batches.batches_a_gather(network, Batch(x, t, None), order, 128) == 16
+    assert batches.batches_a_gather(network, Batch(x, t, None), order, 128) == 16
     params = init(network, jax.random.key(0))
     weights = np.where(np.arange(3500) % 7 == 0, 0, 1 + np.arange(3500) % 3).astype(np.float32)
 
