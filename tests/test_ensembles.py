@@ -7,11 +7,13 @@ import pytest
 from cases import assert_close, compilations, distance
 
 from jaxmlp import Network, fit, fit_ensemble, init, init_members, member
+from jaxmlp.evaluation import Sums
 from jaxmlp.training import memory, passes
 from jaxmlp.training.mapped import run_members
 from jaxmlp.training.members import network_of_widths
 from jaxmlp.training.memory import members_that_fit
 from jaxmlp.training.passes import is_power
+from jaxmlp.training.records import columns_of, record_of
 
 pytestmark = [
     pytest.mark.slow,  # on the default Python alone: compiling takes most of it
@@ -453,3 +455,20 @@ def test_the_members_steps_lower_for_cuda(monkeypatch):
                 for name, value in settings.items() if name != "optimizer_settings"}  # fmt: skip
     fit_ensemble(NETWORK, params, X, T, key=jax.random.key(1), **SHARED, **settings)
     assert "stablehlo.while" in exported[0]
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
+def test_the_figures_of_all_members_are_those_of_each(loss):
+    network = Network((4, 3), loss=loss)
+    rng = np.random.default_rng(0)
+    whole = {name: Sums(*rng.random((3, 5)).astype(np.float32)) for name in ("train", "validation")}
+    whole["train"].weight[1] = whole["train"].loss[1] = whole["train"].right[1] = 0
+    whole["validation"].loss[2:4] = np.inf, np.nan
+    columns = columns_of(network, whole)
+    for m in range(5):
+        figures = {
+            name: Sums(*(part[m] for part in sums)).metrics(network) for name, sums in whole.items()
+        }
+        expected = record_of(7, figures)
+        np.testing.assert_equal({"epoch": 7, **{n: c[m] for n, c in columns.items()}}, expected)
+        assert list(columns) == list(expected)[1:]

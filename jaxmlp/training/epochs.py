@@ -324,6 +324,8 @@ class Training:
             placement=self.placement,
             **self.constants,
         )
+        if end == self.steps and snapshot.epoch + 1 < self.settings.epochs:
+            self.feed.prepare(snapshot.epoch + 1)
         jax.block_until_ready((state, progress))
         seconds = time.perf_counter() - begin
         self.pace.took(end - snapshot.step, seconds)

@@ -40,6 +40,10 @@ class Feed(Protocol):
         """Make what an epoch needs beside its examples, before its time counts."""
         ...
 
+    def prepare(self, epoch: int) -> None:
+        """Make what `begin` would make, while the device computes the epoch before."""
+        ...
+
     def part(self, epoch: int, step: int) -> Part:
         """Return the part of an epoch that begins with this step, or has it."""
         ...
@@ -69,17 +73,28 @@ class Resident:
         self.examples, self.plan, self.longest = examples, plan, longest
         self.placement = placement
         self._current: Part | None = None
+        self._next: Part | None = None
 
     def begin(self, epoch: int) -> None:
         """Put the epoch's order and learning rates on the device."""
         if self._current is None or self._current.epoch != epoch:
-            plan, length = self.plan, self.longest * self.plan.batch_size
-            rows = np.full(length, -1, np.int32)
-            drawn = plan.rows(epoch)
-            rows[: len(drawn)] = drawn
-            rates = padded(plan.rates(epoch, 0, plan.steps), self.longest)
-            put = placed((rows, rates), self.placement)
-            self._current = Part(epoch, 0, plan.steps, self.examples, *put)
+            prepared, self._next = self._next, None
+            ready = prepared is not None and prepared.epoch == epoch
+            self._current = prepared if ready else self._made(epoch)
+
+    def prepare(self, epoch: int) -> None:
+        """Put its order and learning rates on the device, beside those of the epoch before."""
+        if self.plan.sampling is None:  # a drawn batch may overflow, which is not to come early
+            self._next = self._made(epoch)
+
+    def _made(self, epoch: int) -> Part:
+        plan, length = self.plan, self.longest * self.plan.batch_size
+        rows = np.full(length, -1, np.int32)
+        drawn = plan.rows(epoch)
+        rows[: len(drawn)] = drawn
+        rates = padded(plan.rates(epoch, 0, plan.steps), self.longest)
+        put = placed((rows, rates), self.placement)
+        return Part(epoch, 0, plan.steps, self.examples, *put)
 
     def part(self, epoch: int, step: int) -> Part:
         """Return the whole epoch."""

@@ -31,8 +31,12 @@ class Optimizer(NamedTuple):
 
     def defaults(self) -> dict[str, float]:
         """Return the default of every setting, optax's own."""
-        parameters = inspect.signature(self.build).parameters
-        return {name: float(parameters[name].default) for name in self.settings}
+        return {name: _default(self.build, name) for name in self.settings}
+
+
+@cache  # an ensemble asks for every member
+def _default(build: Callable[..., optax.GradientTransformation], name: str) -> float:
+    return float(inspect.signature(build).parameters[name].default)
 
 
 _ADAM = ("b1", "b2", "eps")
@@ -64,7 +68,7 @@ def default_weight_decay(name: str) -> float:
     optimizer = OPTIMIZERS[name]
     if not optimizer.decays:
         return 0.0
-    return float(inspect.signature(optimizer.build).parameters["weight_decay"].default)
+    return _default(optimizer.build, "weight_decay")
 
 
 @cache

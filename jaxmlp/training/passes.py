@@ -33,7 +33,7 @@ from jaxmlp.training.members import (
 from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
 from jaxmlp.training.optimizers import rate_factors, with_numbers
 from jaxmlp.training.orders import bucket, epoch_order
-from jaxmlp.training.records import check_convergence, is_better, record_of
+from jaxmlp.training.records import check_convergence, columns_of, is_better
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record
 from jaxmlp.training.steps import (
@@ -189,6 +189,11 @@ class Pass:
         """Prepare what goes with the members in the slots."""
         of = self.members
         own = [of.settings[m] for m in self.ids]
+        self.rates = np.array([one.learning_rate for one in own])
+        self.scheduled: dict[tuple[str, float], list[int]] = {}
+        for slot, one in enumerate(own):
+            self.scheduled.setdefault((one.schedule, one.warmup), []).append(slot)
+        self.next: tuple[int, tuple[Array, Array]] | None = None  # an epoch's order and rates
         widths = None if of.widths is None else of.widths[self.ids]
         self.regularization: Regularization = of.in_parts(
             regularizations(of.network, own, of.wide, widths)
@@ -206,12 +211,15 @@ class Pass:
         of.compiling = max(of.compiling, compiling)
         for epoch in range(of.epochs):
             begin = time.perf_counter()
-            order, rates = self._order(epoch)
+            ready, self.next = self.next, None
+            order, rates = ready[1] if ready and ready[0] == epoch else self._order(epoch)
             progress, step = no_sums(of.dtype, self.ids.shape), 0
             while step < of.steps:
                 end = self.pace.end(step, of.steps)
                 piece = time.perf_counter()
                 self.state, progress = self._steps(progress, order, rates, epoch, step, end)
+                if end == of.steps and epoch + 1 < of.epochs:  # while the device computes
+                    self.next = epoch + 1, self._order(epoch + 1)
                 jax.block_until_ready(progress)
                 self.pace.took(end - step, time.perf_counter() - piece)
                 step = end
@@ -250,13 +258,9 @@ class Pass:
             order = of.in_parts(np.stack(orders))
         rates = np.zeros((len(self.ids), of.longest), of.wide)
         steps = np.arange(epoch * of.steps, (epoch + 1) * of.steps)
-        factors: dict[tuple[str, float], np.ndarray] = {}  # members have them in common
-        for slot, m in enumerate(self.ids):
-            own = of.settings[m]
-            which = own.schedule, own.warmup
-            if which not in factors:
-                factors[which] = rate_factors(*which, steps, own.epochs * of.steps)
-            rates[slot, : of.steps] = own.learning_rate * factors[which]
+        for (schedule, warmup), slots in self.scheduled.items():  # members have them in common
+            factors = rate_factors(schedule, warmup, steps, of.epochs * of.steps)
+            rates[slots, : of.steps] = self.rates[slots, None] * factors
         return order, of.in_parts(rates)
 
     def _steps(
@@ -300,42 +304,49 @@ class Pass:
         """Record the figures of an epoch; see who is better, who diverged and who stops."""
         of = self.members
         sums, sizes = self._figures(progress)
-        rate = float(of.n_examples * self.live.sum() / seconds)
-        better = np.zeros(len(self.ids), bool)
-        for slot in np.flatnonzero(self.live):
-            m = int(self.ids[slot])
-            figures = {
-                name: Sums(*(part[slot] for part in whole)).metrics(of.network)
-                for name, whole in sums.items()
-            }
-            try:
-                check_convergence(
-                    figures, float(sizes[slot]), f"epoch {epoch} of {of.epochs}",
-                    of.settings[m].learning_rate,
-                )  # fmt: skip
-            except FloatingPointError as error:
-                of.diverged[m] = str(error)
-                self.live[slot] = False
-                continue
-            record = record_of(epoch, figures)
-            record |= {"seconds": seconds, "examples_per_second": rate}
-            if compiling is not None:
-                record["compile_seconds"] = compiling
-            of.histories[m].append(record)
-            if of.patience is not None:
-                value = record[of.monitor]
-                better[slot] = is_better(of.monitor, value, self.values[slot])
-                if better[slot]:
-                    self.values[slot], of.best_epochs[m] = value, epoch
-            else:
-                of.best_epochs[m] = epoch
+        columns = columns_of(of.network, sums)
+        rest = {
+            "seconds": seconds,
+            "examples_per_second": float(of.n_examples * self.live.sum() / seconds),
+        }
+        if compiling is not None:
+            rest["compile_seconds"] = compiling
+        losses = [column for name, column in columns.items() if name.endswith("_loss")]
+        finite = np.isfinite([*losses, sizes]).all(axis=0)
+        for slot in np.flatnonzero(self.live & ~finite):
+            self._diverge(int(slot), epoch, sums, float(sizes[slot]))
+        live = np.flatnonzero(self.live)
+        # By columns, not member by member: of thousands this would take longer than their steps.
+        figures = zip(*(column[live].tolist() for column in columns.values()), strict=True)
+        for m, own in zip(self.ids[live].tolist(), figures, strict=True):
+            of.histories[m].append({"epoch": epoch, **dict(zip(columns, own, strict=True)), **rest})
+        better = self.live
         if of.patience is not None:
+            value = columns[of.monitor]
+            better = self.live & is_better(of.monitor, value, self.values)
+            self.values[better] = value[better]
             self.kept = chosen(better, self._model(), self.kept)
+        for m in self.ids[better].tolist():
+            of.best_epochs[m] = epoch
         before = self.live.copy()
         self._stop(epoch)
         stopping = before & ~self.live if epoch < of.epochs else before
         if of.patience is None and stopping.any():
             self.kept = chosen(stopping, self._model(), self.kept)
+
+    def _diverge(self, slot: int, epoch: int, sums: dict[str, Any], size: float) -> None:
+        """Note why a member whose figures are not finite is trained no longer."""
+        of, m = self.members, int(self.ids[slot])
+        figures = {
+            name: Sums(*(part[slot] for part in whole)).metrics(of.network)
+            for name, whole in sums.items()
+        }
+        what = f"epoch {epoch} of {of.epochs}"
+        try:
+            check_convergence(figures, size, what, of.settings[m].learning_rate)
+        except FloatingPointError as error:
+            of.diverged[m] = str(error)
+            self.live[slot] = False
 
     def _stop(self, epoch: int) -> None:
         """Let those stop whose patience has run out, or that are not among the best."""
@@ -379,10 +390,10 @@ class Pass:
             self.kept = of.everywhere(self.kept)
             self.done = [(ids, of.everywhere(params)) for ids, params in self.done]
         parts = [*self.done, (np.where(self.real, self.ids, -1), self.kept)]
-        ids = np.concatenate([ids for ids, _ in parts])
-        wanted = range(min(ids[ids >= 0]), min(ids[ids >= 0]) + count)
-        places = np.array([np.flatnonzero(ids == m)[0] for m in wanted])
-        lost = np.array([m in self.members.diverged for m in wanted])
+        ids, places = np.unique(np.concatenate([ids for ids, _ in parts]), return_index=True)
+        ids, places = ids[ids >= 0], places[ids >= 0]
+        assert len(ids) == count
+        lost = np.array([m in of.diverged for m in ids.tolist()])
 
         def ordered(*leaves: Array) -> Array:
             taken = jnp.concatenate(leaves)[places]

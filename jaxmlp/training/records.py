@@ -1,10 +1,12 @@
 """The record of an epoch, and what it tells: which one is better, and whether training diverged."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from jaxmlp.evaluation import Metrics
+from jaxmlp.evaluation import Metrics, Sums, is_classifier
+from jaxmlp.network import Network
 from jaxmlp.training.snapshots import Record
 
 
@@ -22,9 +24,37 @@ def record_of(
     return record
 
 
-def is_better(monitor: str, value: float, best: float) -> bool:
-    """Tell whether a monitored figure is better than the best so far, or that is NaN."""
-    return bool(np.isnan(best) or (value > best if monitor.endswith("_accuracy") else value < best))
+def columns_of(network: Network, sums: Mapping[str, Sums]) -> dict[str, np.ndarray]:
+    """Return the figures of many records at once, by their names in each.
+
+    Args:
+        network: The network that all of them are of.
+        sums: Of every part the sums, each (M,).
+
+    Returns:
+        (M,) each, in float64: what `record_of` has of the means of those sums.
+    """
+    columns = {}
+    for name, part in sums.items():
+        loss, right, weight = (np.asarray(value, np.float64) for value in part)
+        total = np.where(weight == 0, 1.0, weight)
+        with np.errstate(invalid="ignore"):
+            columns[f"{name}_loss"] = loss / total
+            if is_classifier(network):
+                columns[f"{name}_accuracy"] = right / total
+    return columns
+
+
+def is_better(monitor: str, value: Any, best: Any) -> Any:
+    """Tell, also of many (M,), whether a monitored figure is above the best so far, or that is NaN.
+
+    Above is better of an accuracy; of a loss it is below.
+
+    Returns:
+        One, or (M,).
+    """
+    before = np.greater if monitor.endswith("_accuracy") else np.less
+    return np.isnan(best) | before(value, best)
 
 
 def check_convergence(figures: Mapping[str, Metrics], size: float, epoch: str, rate: float) -> None:

@@ -248,6 +248,9 @@ class Streamed:
     def begin(self, epoch: int) -> None:
         """Do nothing: the threads that read make an epoch's order when they come to it."""
 
+    def prepare(self, epoch: int) -> None:
+        """Do nothing: they come to the next epoch while this one is computed."""
+
     def part(self, epoch: int, step: int) -> Part:
         """Return the block that has a step, which is the next one or that of the last call."""
         current = self._current
