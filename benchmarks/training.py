@@ -93,17 +93,18 @@ class Worked:
                 failed.setdefault(who, "not compiled for this case")
             if who not in failed:
                 asked[who] = folder / f"{number}.npz"
-        # On a GPU PyTorch's beside JAX's. Not all at once: XLA tries products out as it compiles,
-        # and several at a time disturb each other's trials, and take longer.
-        lanes: dict[bool, list[str]] = {}
-        for who in asked:
-            lanes.setdefault(self.device == "gpu" and who.startswith("PyTorch"), []).append(who)
+        # Two at a time, unless it is timed how long they compile. On a GPU PyTorch's beside JAX's:
+        # XLA tries products out there, and two of its programs would disturb each other's trials.
+        lanes = [[who] for who in asked]
+        if self.device == "gpu":
+            ours = [who for who in asked if not who.startswith("PyTorch")]
+            lanes = [ours, [who for who in asked if who not in ours]]
 
         def build(lane: list[str]) -> dict[str, str | None]:
             return {who: self._build(who, case, asked[who]) for who in lane}
 
-        with ThreadPoolExecutor(2) as pool:
-            for reasons in pool.map(build, lanes.values()):
+        with ThreadPoolExecutor(1 if self.table == "gradient" else 2) as pool:
+            for reasons in pool.map(build, lanes):
                 failed |= {who: why for who, why in reasons.items() if why is not None}
         own = problem(case)
         pairs = zip(own.weights, own.biases, strict=True)
