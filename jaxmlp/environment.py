@@ -113,7 +113,8 @@ def _memory(device: Any) -> dict[str, int | None]:
 def _gpu_memory() -> dict[str, Any]:
     """Return how JAX takes the memory of GPUs, by the variables that its GPU plugin reads."""
     allocator = os.environ.get("XLA_PYTHON_CLIENT_ALLOCATOR", "").lower() or "default"
-    off = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") in ("false", "False", "0")
+    told = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE")
+    taken = told not in ("false", "False", "0") and allocator in ("default", "bfc")
     fraction: Any = (
         os.environ.get("XLA_CLIENT_MEM_FRACTION")
         or os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
@@ -122,7 +123,8 @@ def _gpu_memory() -> dict[str, Any]:
     with contextlib.suppress(ValueError):  # what is no number is shown as it is
         fraction = float(fraction)
     return {
-        "preallocated": not off and allocator in ("default", "bfc"),
+        "preallocated": taken,
+        "preallocated_by_commands": taken and told is not None,  # see `select_device`
         "fraction": fraction,
         "allocator": allocator,
     }
@@ -256,8 +258,9 @@ def _device_text(device: dict[str, Any]) -> str:
 
 def _gpu_memory_text(memory: dict[str, Any]) -> str:
     if memory["preallocated"]:
+        commands = "" if memory["preallocated_by_commands"] else ", by `jaxmlp` itself as needed"
         return (
-            f"{memory['fraction']} of it is taken at the start, by `jaxmlp` itself as needed "
+            f"{memory['fraction']} of it is taken at the start{commands} "
             "(XLA_PYTHON_CLIENT_PREALLOCATE, XLA_CLIENT_MEM_FRACTION)"
         )
     return f"taken as needed, allocator {memory['allocator']}"

@@ -145,7 +145,13 @@ def test_the_numbers_are_those_jax_computes_with():
 @pytest.mark.parametrize(
     ("variables", "preallocated", "fraction", "said"),
     [
-        ({}, True, 0.75, "0.75 of it is taken at the start"),
+        ({}, True, 0.75, "0.75 of it is taken at the start, by `jaxmlp` itself as needed"),
+        (
+            {"XLA_PYTHON_CLIENT_PREALLOCATE": "true"},
+            True,
+            0.75,
+            "0.75 of it is taken at the start (",
+        ),
         ({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, False, 0.75, "taken as needed"),
         ({"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"}, False, 0.75, "allocator platform"),
         ({"XLA_CLIENT_MEM_FRACTION": ".5"}, True, 0.5, "0.5 of it"),

@@ -37,13 +37,19 @@ def test_a_gpu_is_looked_at_less_often():
 @pytest.mark.parametrize(
     ("first", "end"), [(0, 0), (0, 3), (0, 4), (0, 11), (5, 5), (5, 14), (7, 23), (9, 4)]
 )
-def test_the_numbers_come_in_order_each_once(blocks, first, end):
-    def step(number, carry):
+def test_the_numbers_come_in_order_each_once_and_know_their_block(blocks, first, end):
+    def step(number, block, carry):
         seen, count = carry
-        return seen.at[count].set(number), count + 1
+        begin, size = block
+        seen = seen.at[count].set(
+            jnp.where((begin <= number) & (number < begin + size), number, -2)
+        )
+        return seen, count + 1
 
     begin = jnp.full(32, -1, jnp.int32), jnp.int32(0)
-    loop = jax.jit(lambda first, end: loops.loop_over(first, end, step, begin))
+    loop = jax.jit(
+        lambda first, end: loops.loop_over(first, end, lambda at, size: (at, size), step, begin)
+    )
     seen, count = loop(np.int32(first), np.int32(end))
     expected = list(range(first, end))
     assert count == len(expected)
@@ -113,14 +119,13 @@ def test_a_batch_has_the_rows_that_the_order_names_and_weight_0_where_it_names_n
     inputs, weights = rng.normal(size=(5, 2)), 1 + rng.random(5)
     targets = rng.normal(size=(5, n_targets)) if n_targets else np.arange(5)
     examples = jax.tree.map(jnp.asarray, Batch(inputs, targets, weights))
-    order = np.array([3, 1, -1, 0, 4, -1], np.int32)
-    ordered = batches.in_order(examples, jnp.asarray(order))
-    assert ordered.inputs is examples.inputs
-    assert (ordered.targets is examples.targets) == bool(n_targets)
-    for number, rows in enumerate((order[:3], order[3:])):
-        batch = batches.epoch_batch(
-            ordered, jnp.asarray(order), number, scaling=None, batch_size=3, dtype=np.float32
-        )
+    order = np.array([2, 2, 2, 3, 1, -1, 0, 4, -1], np.int32)
+    block = batches.block_of(examples, jnp.asarray(order), 1, 2, batch_size=3)
+    assert block.examples.inputs is examples.inputs  # lest there be two of them
+    assert (block.examples.targets is examples.targets) == bool(n_targets)
+    for number in (1, 2):
+        rows = order[3 * number : 3 * number + 3]
+        batch = batches.epoch_batch(block, number, scaling=None, batch_size=3, dtype=np.float32)
         there = rows >= 0
         np.testing.assert_array_equal(batch.inputs[there], examples.inputs[rows[there]])
         np.testing.assert_array_equal(batch.targets[there], examples.targets[rows[there]])

@@ -23,7 +23,7 @@ from jaxmlp.batch import Batch, safe_divide, weighted_sum
 from jaxmlp.estimators.solvers import Solver
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters
-from jaxmlp.training.batches import epoch_batch, in_order
+from jaxmlp.training.batches import block_of, epoch_batch
 from jaxmlp.training.loops import loop_over
 from jaxmlp.training.steps import Regularization, gradient_of_pass, pass_as_trained
 
@@ -117,9 +117,9 @@ def run_epoch(
     """Return the progress after one epoch in this order (rows,), and its loss ()."""
     dtype = np.dtype(progress.params[0].weight.dtype)
 
-    def step(place: Any, carry: Any) -> Any:
+    def step(place: Any, block: Any, carry: Any) -> Any:
         params, optimizer_state, steps, total, squares = carry
-        batch = epoch_batch(ordered, order, place, scaling=None, batch_size=batch_size, dtype=dtype)
+        batch = epoch_batch(block, place, scaling=None, batch_size=batch_size, dtype=dtype)
         own = None if key is None else jax.random.fold_in(key, steps)
         loss, gradient = penalized(
             network, params, batch, numbers["alpha"], regularization, own, columns, squares
@@ -131,9 +131,10 @@ def run_epoch(
         # Squares of the new weights: those of the old ones would have XLA keep a copy of them.
         return moved, optimizer_state, steps + 1, total, squared_weights(moved)
 
-    ordered = in_order(examples, order)
     begin = (*progress[:3], jnp.zeros((), dtype), squared_weights(progress.params))
-    params, optimizer_state, steps, total, _ = loop_over(0, numbers["steps"], step, begin)
+    params, optimizer_state, steps, total, _ = loop_over(
+        0, numbers["steps"], partial(block_of, examples, order, batch_size=batch_size), step, begin
+    )
     loss = total / numbers["n_examples"]
     idle = jnp.where(loss > progress.best_loss - numbers["tol"], progress.idle + 1, 0)
     best_loss = jnp.fmin(loss, progress.best_loss)

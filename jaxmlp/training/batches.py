@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +21,39 @@ _FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gat
 _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
 
 
-def in_order(examples: Batch, order: Array | None) -> Batch:
-    """Return the examples, classes and weights (N,) in an epoch's order, and weight 0 at its −1.
+class Block(NamedTuple):
+    """Batches in a row, of which a step takes its own: see `block_of`.
 
-    Of those a step takes a slice, then. Matrices stay as they are, lest there be two of them: their
-    rows are gathered in the step. Without an order all are as they come.
+    Attributes:
+        examples: Of arrays (N,) what the batches take, in their order; matrices whole. Without an
+            order batches (k, B, …).
+        order: Which rows of a matrix they take, −1 for none; or None.
+        first: The number () of the first of the batches.
+    """
+
+    examples: Batch
+    order: Array | None
+    first: ArrayLike
+
+
+def block_of(
+    examples: Batch, order: Array | None, first: ArrayLike, count: int, *, batch_size: int
+) -> Block:
+    """Return the batches `first` … first + count − 1 of an epoch's order.
+
+    Classes and weights (N,) are gathered for all of them at once, and a weight is 0 where the order
+    has −1. Without an order the examples are batches (k, B, …), all of them.
     """
     if order is None:
-        return examples
-    ordered = jax.tree.map(lambda array: array if array.ndim > 1 else _rows(array, order), examples)
-    return _weighed(ordered, order)
+        return Block(examples, None, 0)
+    begin = jnp.asarray(first) * batch_size
+    rows = jax.lax.dynamic_slice(order, (begin,), (count * batch_size,))
+    taken = jax.tree.map(lambda array: array if array.ndim > 1 else _rows(array, rows), examples)
+    return Block(_weighed(taken, rows), rows, first)
 
 
 def epoch_batch(
-    examples: Batch,
-    order: Array | None,
+    block: Block,
     number: ArrayLike,
     *,
     scaling: Scaling | None,
@@ -44,9 +63,8 @@ def epoch_batch(
     """Return a step's batch, scaled; where the order has −1 for no example, a row of weight 0.
 
     Args:
-        examples: What `in_order` returns of them.
-        order: The epoch's order; or None, and the examples are batches (k, B, …).
-        number: Which batch.
+        block: Some batches, this one among them.
+        number: Which batch of the epoch, or of those without an order.
         scaling: What is left to be done to the inputs.
         batch_size: Rows of the order that a batch has.
         dtype: That of the scaled inputs.
@@ -54,19 +72,21 @@ def epoch_batch(
     Returns:
         The batch.
     """
-    if order is None:
+    place = jnp.subtract(number, block.first)
+    if block.order is None:
         taken = jax.tree.map(
-            lambda array: jax.lax.dynamic_index_in_dim(array, number, keepdims=False), examples
+            lambda array: jax.lax.dynamic_index_in_dim(array, place, keepdims=False),
+            block.examples,
         )
     else:
         own = partial(
             jax.lax.dynamic_slice,
-            start_indices=(number * batch_size,),
+            start_indices=(place * batch_size,),
             slice_sizes=(batch_size,),
         )
-        rows = own(order)
+        rows = own(block.order)
         taken = jax.tree.map(
-            lambda array: _rows(array, rows) if array.ndim > 1 else own(array), examples
+            lambda array: _rows(array, rows) if array.ndim > 1 else own(array), block.examples
         )
     return scaled_batch(scaling, taken, dtype)
 

@@ -35,33 +35,45 @@ def steps_a_look() -> int:
 
 
 def loop_over(
-    first: ArrayLike, end: ArrayLike, step: Callable[[Any, Carry], Carry], carry: Carry
+    first: ArrayLike,
+    end: ArrayLike,
+    prepare: Callable[[Any, int], Any],
+    step: Callable[[Any, Any, Carry], Carry],
+    carry: Carry,
 ) -> Carry:
-    """Return `step(end − 1, … step(first, carry))`, as `jax.lax.fori_loop` does.
+    """Return the loop from `first` to `end`, as `jax.lax.fori_loop` does.
 
     On a GPU in blocks of `steps_a_look`, each a loop of a length known beforehand, and then what is
-    left, one by one.
+    left, one by one. Elsewhere one by one.
 
     Args:
         first: The first number ().
         end: The number () after the last.
-        step: The body, of a number () and what is carried.
+        prepare: Returns what the steps of a block share, from its first number () and how many
+            they are.
+        step: The body, of a number (), what its block shares, and what is carried.
         carry: What is carried into the first step.
 
     Returns:
         What the last step returns.
     """
+
+    def alone(at: Any, carry: Carry) -> Carry:
+        return step(at, prepare(at, 1), carry)
+
     size = steps_a_look()
     if size == 1:
-        return jax.lax.fori_loop(first, end, step, carry)
+        return jax.lax.fori_loop(first, end, alone, carry)
     start, blocks = jnp.asarray(first), jnp.maximum(jnp.subtract(end, first), 0) // size
 
     def block(number: Any, carry: Carry) -> Carry:
-        numbers = start + number * size + jnp.arange(size, dtype=start.dtype)
-        return jax.lax.scan(lambda own, at: (step(at, own), None), carry, numbers)[0]
+        begin = start + number * size
+        shared = prepare(begin, size)
+        numbers = begin + jnp.arange(size, dtype=start.dtype)
+        return jax.lax.scan(lambda own, at: (step(at, shared, own), None), carry, numbers)[0]
 
     carry = jax.lax.fori_loop(0, blocks, block, carry)
-    return jax.lax.fori_loop(start + blocks * size, end, step, carry)
+    return jax.lax.fori_loop(start + blocks * size, end, alone, carry)
 
 
 def loop_in_blocks(

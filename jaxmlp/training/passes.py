@@ -120,14 +120,15 @@ class Members:
             jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), one),
         )
         # The state, the gradient and the update; what is kept and what is returned, initial and
-        # last; the layers of a batch forth and back; its own inputs and order, if it has some.
+        # last; the layers of a batch forth and back; its own inputs and orders, if it has some: of
+        # this epoch and the next.
         own = self.key.ndim or any(one.input_dropout for one in self.settings)
         inputs = 2 * self.network.sizes[0] if own else 0
         values = (self.batch_size + 1) * (4 * sum(self.network.sizes[1:]) + inputs)
         if self.others:  # a chunk's widest layer, before and after its activation
             values = max(values, CHUNK * 2 * max(self.network.sizes[1:]))
         values *= self.wide.itemsize
-        order = self.longest * self.batch_size * 4 if self.key.ndim else 0
+        order = 2 * self.longest * self.batch_size * 4 if self.key.ndim else 0
         each = tree_bytes(state) + 2 * tree_bytes(state.params) + 4 * tree_bytes(one)
         data = jax.tree.leaves(self.data)[0]
         devices = sorted(data.sharding.addressable_devices, key=lambda device: device.id)

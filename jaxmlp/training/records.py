@@ -46,9 +46,9 @@ def columns_of(network: Network, sums: Mapping[str, Sums]) -> dict[str, np.ndarr
 
 
 def is_better(monitor: str, value: Any, best: Any) -> Any:
-    """Tell, also of many (M,), whether a monitored figure is above the best so far, or that is NaN.
+    """Tell, also of many (M,), whether a monitored figure is better than the best so far, or NaN.
 
-    Above is better of an accuracy; of a loss it is below.
+    A larger accuracy is better, and a smaller loss.
 
     Returns:
         One, or (M,).

@@ -17,7 +17,7 @@ from jaxmlp.losses import smooth
 from jaxmlp.network import Layer, Network, Parameters
 from jaxmlp.privacy.gradient import noised_mean
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.batches import batches_a_gather, epoch_batch, in_order, some_batches
+from jaxmlp.training.batches import Block, batches_a_gather, block_of, epoch_batch, some_batches
 from jaxmlp.training.distributed import Placement
 from jaxmlp.training.loops import loop_in_blocks, loop_over, on_a_gpu
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
@@ -346,10 +346,10 @@ def take_steps(
     mapped = columns or placement is not None
     size = 1 if mapped else batches_a_gather(network, examples, order, batch_size)
     if order is None or size <= 1:
-        ordered = in_order(examples, order)
         state, total = loop_over(
             *span,
-            lambda number, carry: step(number, batch_of(ordered, order, number), carry),
+            partial(block_of, examples, order, batch_size=batch_size),
+            lambda number, block, carry: step(number, batch_of(block, number), carry),
             begin,
         )
     else:
@@ -358,7 +358,7 @@ def take_steps(
             size,
             partial(some_batches, examples, order, count=size, batch_size=batch_size),
             lambda number, batches, carry: step(
-                number, batch_of(batches, None, number % size), carry
+                number, batch_of(Block(batches, None, 0), number % size), carry
             ),
             begin,
         )
@@ -393,9 +393,8 @@ def gradient_figures(
     loop they would cost up to 8 % of a step. The arguments are those of `run_steps`, with `before`
     of its place.
     """
-    order = None if order is None else order[:batch_size]
-    ordered = in_order(examples, order)
-    batch = epoch_batch(ordered, order, 0, scaling=scaling, batch_size=batch_size, dtype=dtype)
+    block = block_of(examples, order, 0, 1, batch_size=batch_size)
+    batch = epoch_batch(block, 0, scaling=scaling, batch_size=batch_size, dtype=dtype)
     if key is not None:
         key = jax.random.fold_in(key, before)
     half = dtype if params[0].weight.dtype != dtype else None
