@@ -12,6 +12,7 @@ from cases import assert_close, compilations, distance, in_dtype
 from jaxmlp import Layer, Network, evaluate, fit, init
 from jaxmlp.batch import Batch
 from jaxmlp.scaling import PIXELS, Scaling
+from jaxmlp.training import batches, loops, steps
 from jaxmlp.training.optimizers import OPTIMIZERS, SCHEDULES, optimizer_named, with_numbers
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Snapshot, first_snapshot, largest
@@ -541,20 +542,22 @@ def test_a_second_fit_with_other_numbers_compiles_nothing():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "lamb"])
-def test_an_epoch_lowers_for_cuda_on_any_machine(name):
+def test_an_epoch_lowers_for_cuda_on_any_machine(name, monkeypatch):
+    for module in (batches, loops, steps):  # in the form that it has there
+        monkeypatch.setattr(module, "on_a_gpu", lambda: True)
     regularized = {"dropout": (0.5,), "label_smoothing": 0.1, "max_norm": 2.0, "clip_norm": 1.0}
     settings = Settings(optimizer=name, average_decay=0.9, **regularized)
     snapshot = first_snapshot(NETWORK, start(), settings)
     data = Batch(np.zeros((2048, 4), np.uint8), np.zeros(2048, np.int32), np.ones(2048, np.float32))
-    steps = 2048 // BATCH_SIZE
     exported = jax.export.export(run_steps, platforms=["cuda"])(
         NETWORK, snapshot.state, snapshot.progress, data, np.zeros(2048, np.int32),
-        np.zeros(steps, np.float32), settings.regularization(NETWORK, np.float32), PIXELS,
-        jax.random.key(0), dict.fromkeys(("first", "end", "before"), np.int32(30)),
+        np.zeros(2048 // BATCH_SIZE, np.float32), settings.regularization(NETWORK, np.float32),
+        PIXELS, jax.random.key(0), dict.fromkeys(("first", "end", "before"), np.int32(30)),
         optimizer=settings.transformation, batch_size=BATCH_SIZE, dtype=np.dtype(np.float32),
     )  # fmt: skip
     assert exported.platforms == ("cuda",)
     assert "dot_general" in exported.mlir_module()
+    assert "optimization_barrier" in exported.mlir_module()  # the three sums as one
 
 
 @pytest.mark.gpu
