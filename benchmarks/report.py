@@ -77,18 +77,19 @@ def write() -> Path:
         "# Report",
         "",
         "Written by `python -m benchmarks --report` from the rows under `results/`: the last run",
-        "of each suite on each device. How everything is measured is in [README.md](README.md). A",
-        "figure that misses what is asked of it says so.",
+        "of each suite on each device, or the last runs of its parts. How everything is measured",
+        "is in [README.md](README.md). A figure that misses what is asked of it says so.",
     ]
     for suite, title in TITLES.items():
-        for number, (rows, about) in enumerate(latest(suite)):
+        for number, runs in enumerate(latest(suite)):
+            about = runs[-1][1]
             lines += ["", f"## {title}" if not number else f"### {about.device}, {about.precision}"]
-            lines.append("")
             if suite == "epoch":
                 name = "epoch.png" if not number else f"epoch-{number}.png"
-                chart(rows, RESULTS / name)
-                lines += [f"![Ratio of every library's time to ours](results/{name})", ""]
-            lines += _markdown(rows, about)
+                chart([row for rows, _ in runs for row in rows], RESULTS / name)
+                lines += ["", f"![Ratio of every library's time to ours](results/{name})"]
+            for rows, about in runs:
+                lines += ["", *_markdown(rows, about)]
     REPORT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return REPORT
 

@@ -101,16 +101,28 @@ def append(rows: Sequence[Row], about: Context, folder: Path = RESULTS) -> Path:
     return path
 
 
-def latest(suite: str, folder: Path = RESULTS) -> list[tuple[list[Row], Context]]:
-    """Return the rows and the context of a suite's last run on every device in every precision."""
+def latest(suite: str, folder: Path = RESULTS) -> list[list[tuple[list[Row], Context]]]:
+    """Return a suite's last run on every device in every precision: its rows and its context.
+
+    With the runs before it as long as each has other cases than all after it: the parts of one.
+    """
     path = folder / f"{suite}.csv"
-    runs: dict[tuple[str, str], list[dict[str, str]]] = {}
+    found: dict[tuple[str, str], dict[str, list[dict[str, str]]]] = {}
     for record in _read(path) if path.exists() else []:
-        own = runs.setdefault((record["device"], record["precision"]), [])
-        if own and own[-1]["date"] != record["date"]:
-            own.clear()
-        own.append(record)
-    return [_run(records) for records in runs.values()]
+        own = found.setdefault((record["device"], record["precision"]), {})
+        own.setdefault(record["date"], []).append(record)
+    result = []
+    for runs in found.values():
+        parts: list[list[dict[str, str]]] = []
+        seen: set[str] = set()
+        for records in reversed(runs.values()):
+            cases = {record["case"] for record in records}
+            if cases & seen:
+                break
+            seen |= cases
+            parts.insert(0, records)
+        result.append([_run(records) for records in parts])
+    return result
 
 
 def _run(last: list[dict[str, str]]) -> tuple[list[Row], Context]:

@@ -178,7 +178,8 @@ def test_rows_are_kept_and_the_last_run_is_reported(tmp_path, monkeypatch):
     rows.append(new, about._replace(date="2026-01-02T00:00:00"), tmp_path)
     gpu = about._replace(device="a GPU", precision="TF32")
     rows.append([row(median=1.0)], gpu, tmp_path)
-    (found, context), (on_gpu, its) = rows.latest("small", tmp_path)
+    on_cpu, ((on_gpu, its),) = rows.latest("small", tmp_path)
+    ((found, context),) = on_cpu
     assert found == new and context.date == "2026-01-02T00:00:00"
     assert on_gpu == [row(median=1.0)] and its == gpu
     assert not rows.latest("epoch", tmp_path)
@@ -187,6 +188,17 @@ def test_rows_are_kept_and_the_last_run_is_reported(tmp_path, monkeypatch):
     text = report.write().read_text()
     assert "| jaxmlp | 2 µs a step | 1.5 | 2.5 | 1.25 | 0.50 |" in text and "absent" in text
     assert "### a GPU, TF32" in text
+
+
+def test_the_last_run_may_have_been_measured_in_parts(tmp_path):
+    about = rows.Context("2026-01-01T00:00:00", "abc", "a machine", "float32", "0")
+    runs = ["ab", "a", "b", "cd"]  # the second and the third replace the first
+    for day, cases in enumerate(runs):
+        date = f"2026-01-0{day + 1}T00:00:00"
+        rows.append([row(case=case) for case in cases], about._replace(date=date), tmp_path)
+    (parts,) = rows.latest("small", tmp_path)
+    assert [[own.case for own in found] for found, _ in parts] == [["a"], ["b"], ["c", "d"]]
+    assert [context.date[:10] for _, context in parts] == [f"2026-01-0{day}" for day in (2, 3, 4)]
 
 
 def test_the_chart_is_drawn(tmp_path):
