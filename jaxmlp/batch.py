@@ -149,7 +149,7 @@ def _pass_columns(network: Network, params: Parameters, batch: Batch, masks: Mas
     trace = forward(network, params, batch.inputs.T, masks)
     outputs = trace.preactivations[-1]
     losses = jax.vmap(of.value, (1, 0))(outputs, batch.targets)
-    deltas = jax.vmap(of.gradient, (1, 0), 1)(outputs, batch.targets)
+    deltas = of.gradient(outputs, batch.targets.T)
     if batch.weights is not None:
         deltas = deltas * batch.weights.astype(deltas.dtype)[None, :]
     # Or XLA takes them as rows, and every product that follows is one of transposes.

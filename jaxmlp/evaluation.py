@@ -203,10 +203,13 @@ def _right(network: Network, outputs: Array, targets: Array) -> Array:
     """Return for each example whether it is classified right; False for a regression."""
     if network.loss == "softmax_cross_entropy":
         classes = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
-        # The first of the largest, and none beside a NaN; argmax would be a slow loop of pairs.
-        numbers = jnp.arange(outputs.shape[1])
-        largest = outputs == jnp.max(outputs, axis=1, keepdims=True)
-        return jnp.min(jnp.where(largest, numbers, len(numbers)), axis=1) == classes
+        # The first of the largest, and none beside a NaN; argmax would be a slow loop of pairs. By
+        # columns: where the outputs are those of a `Pass` of columns, it costs another 60 µs of 420
+        # for 64 networks of 64-32-10 to take them as rows, and as many the other way round.
+        outputs = outputs.T
+        numbers = jnp.arange(outputs.shape[0])[:, None]
+        largest = outputs == jnp.max(outputs, axis=0, keepdims=True)
+        return jnp.min(jnp.where(largest, numbers, len(numbers)), axis=0) == classes
     if network.loss == "sigmoid_binary_cross_entropy":
         agree = (outputs > 0) == (jnp.reshape(targets, outputs.shape) > 0.5)
         return jnp.all(agree, axis=1)

@@ -39,6 +39,8 @@ class Loss(NamedTuple):
     `sampled_gradient` is δ = ∂E/∂z for a target drawn from the model itself, so that E[δ δᵀ] = H:
     a class from softmax(z), bits from σ(z), a normal z + N(0, 1), or a Poisson count of rate e^z.
     `takes_classes` tells whether an integer target () is a class index.
+
+    `gradient` also takes several examples as the columns of z (K, B) and t, (K, B) or classes (B,).
     """
 
     value: Callable[[Array, Array], Array]
@@ -54,8 +56,9 @@ class Loss(NamedTuple):
 class _Softmax(NamedTuple):
     """The softmax of z in parts that keep their digits.
 
-    With m = max z and e_j = e^{z_j − m}: `shift` m, `log_total` log Σ e_j, `y` = e_j / Σ e and
-    `rest` = Σ_{i≠j} y_i, which is 1 − y_j without the cancellation where e_j = 1.
+    With m = max z and e_j = e^{z_j − m}: `shift` m (1,), `log_total` log Σ e_j (1,), `y` (K,) =
+    e_j / Σ e and `rest` (K,) = Σ_{i≠j} y_i, which is 1 − y_j without the cancellation where
+    e_j = 1. Of several examples as the columns of z, every part has these columns.
     """
 
     shift: Array
@@ -72,20 +75,21 @@ def _softmax(z: Array) -> _Softmax:
     # be differentiated again.
     scale = _ROOT_SCALES[z.dtype.name]
     one = scale**2
-    half = jax.lax.stop_gradient(jnp.max(z) / 2)
+    half = jax.lax.stop_gradient(jnp.max(z, axis=0, keepdims=True) / 2)
     root = scale * jnp.exp(z / 2 - half)
     largest = root == scale
     e = root * root
     others = e - jnp.where(largest, jnp.asarray(one, z.dtype), 0)
-    tail = jnp.sum(others) / one + (jnp.sum(largest.astype(z.dtype)) - 1)
+    ties = jnp.sum(largest.astype(z.dtype), axis=0, keepdims=True) - 1
+    tail = jnp.sum(others, axis=0, keepdims=True) / one + ties
     total = 1 + tail
     share = 1 / total / one  # the derivative of 1 / (one · total) would overflow
     rest = (jnp.where(largest, tail, total) * one - others) * share
     return _Softmax(2 * half, jnp.log1p(tail), e * share, rest)
 
 
-def _is_class(t: Array) -> bool:
-    return t.ndim == 0 and jnp.issubdtype(t.dtype, jnp.integer)
+def _is_class(t: Array, z: Array) -> bool:
+    return t.ndim == z.ndim - 1 and jnp.issubdtype(t.dtype, jnp.integer)
 
 
 def _index(t: Array, z: Array) -> tuple[Array, Array]:
@@ -97,13 +101,14 @@ def _index(t: Array, z: Array) -> tuple[Array, Array]:
 
 def _one_hot(t: Array, z: Array) -> Array:
     """Return class t () as a distribution (K,) of z's dtype; NaN where 0 ≤ t < K does not hold."""
-    index, is_class = _index(t, z)
-    one_hot = (jnp.arange(z.shape[0], dtype=index.dtype) == index).astype(z.dtype)
+    index, is_class = (part[None] for part in _index(t, z))
+    numbers = jnp.arange(z.shape[0], dtype=index.dtype)
+    one_hot = (jnp.reshape(numbers, (-1,) + (1,) * (z.ndim - 1)) == index).astype(z.dtype)
     return jnp.where(is_class, one_hot, jnp.nan)
 
 
 def _distribution(z: Array, t: Array) -> Array:
-    if _is_class(t):
+    if _is_class(t, z):
         return _one_hot(t, z)
     if t.shape != z.shape:
         raise ValueError(
@@ -115,10 +120,11 @@ def _distribution(z: Array, t: Array) -> Array:
 
 def _softmax_value(z: Array, t: Array) -> Array:
     """Return Σ_k t_k ((z_a − z_k) + log1p(Σ_{j≠a} e^{z_j − z_a})), every term ≥ 0."""
-    if _is_class(t):  # the one term that is not 0: less to compute than a sum with zeros
+    if _is_class(t, z):  # the one term that is not 0: less to compute than a sum with zeros
         softmax, (index, is_class) = _softmax(z), _index(t, z)
         own = z.at[jnp.where(is_class, index, 0)].get(mode="promise_in_bounds")
-        return jnp.where(is_class, (softmax.shift - own) + softmax.log_total, jnp.nan)
+        value = (softmax.shift - own) + softmax.log_total
+        return jnp.where(is_class, value[0], jnp.nan)
     return jnp.sum(_distribution(z, t) * _softmax_target_gradient(z, t))
 
 
@@ -126,7 +132,7 @@ def _softmax_gradient(z: Array, t: Array) -> Array:
     """Return δ_j = y_j (s − t_j) − t_j Σ_{i≠j} y_i: s y − t for targets of any total s."""
     softmax = _softmax(z)
     distribution = _distribution(z, t)
-    total = 1 if _is_class(t) else jnp.sum(distribution)
+    total = 1 if _is_class(t, z) else jnp.sum(distribution, axis=0, keepdims=True)
     return softmax.y * (total - distribution) - distribution * softmax.rest
 
 

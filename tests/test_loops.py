@@ -196,3 +196,67 @@ def test_batches_are_gathered_together_where_they_and_their_products_are_small(
     size = batches.batches_a_gather(Network(sizes), examples, order, batch_size)
     assert size == (1 if jax.default_backend() == "gpu" else expected)
     assert batches.batches_a_gather(Network(sizes), examples, None, batch_size) == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "dtype", "expected"),
+    [
+        ((64, 32, 10), 32, np.float32, True), ((64, 32, 10), 31, np.float32, False),
+        ((256, 64, 10), 32, np.float64, True), ((257, 8, 10), 255, np.float64, False),
+        ((20, 256, 256, 10), 128, np.float32, False), ((784, 1024, 10), 256, np.float32, True),
+        ((64, 32, 33), 256, np.float32, False), ((64, 32, 10), 256, np.float16, False),
+    ],
+)  # fmt: skip
+def test_columns_pay_for_small_networks_and_large_batches(
+    sizes, batch_size, dtype, expected, monkeypatch
+):
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = np.dtype(dtype)
+    assert batches.columns_pay(Network(sizes), batch_size, dtype) is (expected and on_cpu)
+    monkeypatch.setattr(batches, "on_a_gpu", lambda: True)
+    assert batches.columns_pay(Network(sizes), batch_size, dtype) is False
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        ("softmax_cross_entropy", "classes"), ("softmax_cross_entropy", "distributions"),
+        ("sigmoid_binary_cross_entropy", "bits"), ("squared_error", "numbers"),
+        ("poisson", "counts"),
+    ],
+)  # fmt: skip
+def test_training_by_columns_is_training_by_rows(loss, targets, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(107, 5))
+    t = {
+        "classes": rng.integers(3, size=107),
+        "distributions": rng.dirichlet(np.ones(3), size=107),
+        "bits": rng.random((107, 3)),
+        "numbers": rng.normal(size=(107, 3)),
+        "counts": rng.poisson(2.0, size=(107, 3)).astype(float),
+    }[targets]
+    smoothing = 0.1 if "entropy" in loss else 0.0
+    network = Network((5, 4, 6, 3), "tanh", loss)
+    asked = []
+
+    def run(answer):
+        monkeypatch.setattr(steps, "columns_pay", lambda *_: asked.append(answer) or answer)
+        jax.clear_caches()
+        with jax.enable_x64(True):
+            params = init(network, jax.random.key(0), dtype=np.float64)
+            return fit(
+                network, params, x, t, key=jax.random.key(1), epochs=3, batch_size=8, dropout=0.2,
+                sample_weight=np.arange(107) % 3, label_smoothing=smoothing,
+            )  # fmt: skip
+
+    by_columns, by_rows = run(True), run(False)
+    jax.clear_caches()
+    assert asked == [True, False]
+    for ours, theirs in zip(
+        jax.tree.leaves(by_columns.params), jax.tree.leaves(by_rows.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+    for ours, theirs in zip(by_columns.history, by_rows.history, strict=True):
+        for name in ("train_loss", "gradient_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-12)
+        assert ours.get("train_accuracy") == theirs.get("train_accuracy")

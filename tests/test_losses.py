@@ -96,6 +96,17 @@ def test_our_formula_is_that_of_the_plain_loss_ties_included(computed, kind, nam
     assert_close(ours, theirs, TOLERANCE)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_columns_is_that_of_every_column(kind, strict_promotion):
+    z, t = EXAMPLES[kind]
+    gradient = LOSSES[KINDS[kind]].gradient
+    with jax.enable_x64(True):
+        z, t = jnp.asarray(z), jnp.asarray(t)
+        columns = gradient(z.T, t.T)
+        assert_close(columns.T, jax.vmap(gradient)(z, t), TOLERANCE)
+        assert columns.dtype == z.dtype
+
+
 @pytest.mark.parametrize("kind", FLOAT_KINDS)
 def test_the_gradient_in_the_target_is_that_of_jax_grad(computed, kind):
     ours, theirs = computed[kind]["target_gradient"]

@@ -23,7 +23,7 @@ from jaxmlp.batch import Batch, safe_divide, weighted_sum
 from jaxmlp.estimators.solvers import Solver
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters
-from jaxmlp.training.batches import block_of, epoch_batch
+from jaxmlp.training.batches import block_of, columns_pay, epoch_batch
 from jaxmlp.training.loops import loop_over
 from jaxmlp.training.steps import Regularization, gradient_of_pass, pass_as_trained
 
@@ -71,9 +71,9 @@ def penalized(
 ) -> tuple[Array, Parameters]:
     """Return the penalised loss of a batch, as scikit-learn reports it, and the gradient of ours.
 
-    They differ by what `reported_losses` says. Of a batch without weight both are 0. Where many
-    networks are mapped over, the examples are better `columns`. `squares` are those of
-    `squared_weights`, where they are known.
+    They differ by what `reported_losses` says. Of a batch without weight both are 0. The examples
+    go through the layers as rows or as `columns`. `squares` are those of `squared_weights`, where
+    they are known.
     """
     assert batch.weights is not None
     result = pass_as_trained(network, params, batch, regularization, key, None, columns)
@@ -112,10 +112,13 @@ def run_epoch(
     *,
     solver: Solver,
     batch_size: int,
-    columns: bool = False,
+    members: bool = False,
 ) -> tuple[Progress, Array]:
     """Return the progress after one epoch in this order (rows,), and its loss ()."""
     dtype = np.dtype(progress.params[0].weight.dtype)
+    columns = members or (
+        regularization.privacy is None and columns_pay(network, batch_size, dtype)
+    )
 
     def step(place: Any, block: Any, carry: Any) -> Any:
         params, optimizer_state, steps, total, squares = carry
@@ -218,7 +221,7 @@ def run_side_by_side(
         batch_size: Rows of an order a step.
     """
     shared = {"epochs": None, "steps": None}
-    run = partial(run_epoch, network, solver=solver, batch_size=batch_size, columns=True)
+    run = partial(run_epoch, network, solver=solver, batch_size=batch_size, members=True)
     own: Any = Batch(None, 0, 0)  # pyright: ignore
     each = jax.vmap(run, (0, own, 0, {name: shared.get(name, 0) for name in numbers}, 0, 0))
 

@@ -1,5 +1,6 @@
 """A step's batch: rows of the examples that are on the device, in the epoch's order."""
 
+import itertools
 import math
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from jaxmlp.training.loops import on_a_gpu
 _BATCHES = 16  # gathered at once, at most
 _FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gathered at once
 _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
+# Columns: up to so many outputs, from so many rows on whatever the widths, and fewer where no layer
+# has more inputs and weights than these.
+_OUTPUTS, _MANY_ROWS, _FEW_ROWS, _INPUTS, _WEIGHTS = 32, 256, 32, 256, 2**14
 
 
 class Block(NamedTuple):
@@ -123,6 +127,21 @@ def batches_a_gather(
     if entries > _MOST or inputs < _FEWEST or inputs * network.sizes[1] > _PRODUCT:
         return 1
     return min(_BATCHES, len(order) // batch_size)
+
+
+def columns_pay(network: Network, batch_size: int, dtype: np.dtype) -> bool:
+    """Return whether the examples of one network's batch are better columns than rows.
+
+    On a CPU they are where the softmax of a few outputs is much of the work, which vectors of
+    examples make shorter: for small networks, and for any network where the batch is large.
+    """
+    sizes = network.sizes
+    if on_a_gpu() or dtype.itemsize < 4 or sizes[-1] > _OUTPUTS:
+        return False
+    if batch_size >= _MANY_ROWS:
+        return True
+    small = all(a <= _INPUTS and a * b <= _WEIGHTS for a, b in itertools.pairwise(sizes))
+    return batch_size >= _FEW_ROWS and small
 
 
 def _rows(array: Array, numbers: Array) -> Array:

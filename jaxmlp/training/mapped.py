@@ -50,7 +50,7 @@ def run_members(
     """
     own_order = 0 if order.ndim == 2 else None
     own_key = 0 if key is not None and key.ndim == 1 else None
-    run = partial(take_steps, optimizer=optimizer, batch_size=batch_size, dtype=dtype, columns=True)
+    run = partial(take_steps, optimizer=optimizer, batch_size=batch_size, dtype=dtype, members=True)
     return jax.vmap(run, (None, 0, 0, None, own_order, 0, 0, None, own_key, None))(
         network, state, progress, examples, order, rates, regularization, scaling, key, place
     )

@@ -17,7 +17,14 @@ from jaxmlp.losses import smooth
 from jaxmlp.network import Layer, Network, Parameters
 from jaxmlp.privacy.gradient import noised_mean
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.batches import Block, batches_a_gather, block_of, epoch_batch, some_batches
+from jaxmlp.training.batches import (
+    Block,
+    batches_a_gather,
+    block_of,
+    columns_pay,
+    epoch_batch,
+    some_batches,
+)
 from jaxmlp.training.distributed import Placement
 from jaxmlp.training.loops import loop_in_blocks, loop_over, on_a_gpu
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
@@ -134,7 +141,7 @@ def pass_as_trained(
 ) -> Pass:
     """Return the pass over a batch with smoothed targets and with masks, where there are any.
 
-    Where many networks are mapped over, the examples are better `columns`.
+    Its examples go through the layers as rows or as `columns`, see `columns_pay`.
     """
     computed = params if dtype is None else cast(params, dtype)
     trained = batch
@@ -276,7 +283,7 @@ def take_steps(
     optimizer: tuple[str, bool, bool],
     batch_size: int,
     dtype: np.dtype,
-    columns: bool = False,
+    members: bool = False,
     placement: Placement | None = None,
 ) -> tuple[TrainingState, Sums]:
     """Return the state after some steps of an epoch, and the figures with theirs added.
@@ -299,12 +306,17 @@ def take_steps(
         optimizer: The arguments of `optimizer_named`: name, decaying, clipping.
         batch_size: Rows of the order a step; the last step of an epoch takes what is left.
         dtype: The dtype of the products.
-        columns: As for `training_step`.
+        members: Whether the members of an ensemble are mapped over.
         placement: Where several devices take a part of every batch each, or None.
     """
     name, decaying, clipping = optimizer
     transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
     half = dtype if state.params[0].weight.dtype != dtype else None
+    columns = members or (
+        placement is None
+        and regularization.privacy is None
+        and columns_pay(network, batch_size, dtype)
+    )
     # On a GPU the three sums are an array: three additions are one kernel then, and the barrier
     # keeps that from being one with the reductions before it, which would be slower than all four.
     as_one = on_a_gpu()
@@ -343,8 +355,8 @@ def take_steps(
     span = place["first"], place["end"]
     batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
     begin = state, jnp.stack(progress) if as_one else progress
-    mapped = columns or placement is not None
-    size = 1 if mapped else batches_a_gather(network, examples, order, batch_size)
+    alone = not members and placement is None
+    size = batches_a_gather(network, examples, order, batch_size) if alone else 1
     if order is None or size <= 1:
         state, total = loop_over(
             *span,
