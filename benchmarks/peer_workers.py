@@ -84,7 +84,8 @@ def ours(problem: Any) -> Offer:
 
     import jaxmlp
     from jaxmlp.batch import Batch
-    from jaxmlp.training.steps import Privacy, Regularization, TrainingState, training_step
+    from jaxmlp.training.regularization import Privacy, Regularization
+    from jaxmlp.training.steps import TrainingState, training_step
 
     network = jaxmlp.Network(
         (problem["x"].shape[1], len(problem["b0"]), len(problem["b1"])), precision="highest"

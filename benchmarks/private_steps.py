@@ -20,7 +20,8 @@ import jaxmlp
 from benchmarks.rows import Row, chosen, measured
 from jaxmlp.batch import Batch
 from jaxmlp.privacy.gradient import gaussian_noise
-from jaxmlp.training.steps import Privacy, Regularization, TrainingState, training_step
+from jaxmlp.training.regularization import Privacy, Regularization
+from jaxmlp.training.steps import TrainingState, training_step
 
 STEPS = 20
 SHAPES = [((784, 128, 10), 1024), ((784, 128, 10), 256), ((784, 512, 10), 256)]

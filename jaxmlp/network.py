@@ -217,6 +217,11 @@ def with_mean_outputs(
     return (*params[:-1], last._replace(bias=jnp.asarray(mean, last.weight.dtype)))
 
 
+def cast(params: Parameters, dtype: jax.typing.DTypeLike) -> Parameters:
+    """Return the parameters in another dtype."""
+    return jax.tree.map(lambda leaf: leaf if leaf.dtype == dtype else leaf.astype(dtype), params)
+
+
 def check_parameters(network: Network, params: Parameters) -> None:
     """Raise unless `params` has the network's layers, shapes and one float dtype.
 

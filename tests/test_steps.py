@@ -19,14 +19,14 @@ from jaxmlp.training.optimizers import (
     optimizer_named,
     with_numbers,
 )
-from jaxmlp.training.settings import Settings
-from jaxmlp.training.steps import (
+from jaxmlp.training.regularization import (
     Regularization,
     averaged,
     batch_gradient,
     bounded,
     draw_masks,
 )
+from jaxmlp.training.settings import Settings
 from jaxmlp.verification import oracles
 
 FLOAT64 = 1e-12

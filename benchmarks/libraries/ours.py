@@ -17,9 +17,10 @@ from jaxmlp.evaluation import padded_batch
 from jaxmlp.network import Layer
 from jaxmlp.scaling import PIXELS
 from jaxmlp.training.orders import bucket
+from jaxmlp.training.regularization import Regularization
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import first_snapshot
-from jaxmlp.training.steps import Regularization, run_steps
+from jaxmlp.training.steps import run_steps
 
 
 def layers(problem: Problem) -> tuple[Layer, ...]:

@@ -43,7 +43,7 @@ from jaxmlp.cli.processes import (
 from jaxmlp.data import Dataset, Examples
 from jaxmlp.data.splits import read, subset
 from jaxmlp.data.stored import StoredInputs
-from jaxmlp.network import Network, init, with_mean_outputs
+from jaxmlp.network import Network, cast, init, with_mean_outputs
 from jaxmlp.progress import Progress, say
 from jaxmlp.training import runs
 from jaxmlp.training.checkpoints import FOLDER as CHECKPOINTS
@@ -54,7 +54,6 @@ from jaxmlp.training.loop import fit
 from jaxmlp.training.secret import forget_secret, secret_key
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot, own_snapshot
-from jaxmlp.training.steps import cast
 from jaxmlp.training.streaming import ChangedInputs
 
 _PICTURED = 10_000  # of training examples that are not in memory

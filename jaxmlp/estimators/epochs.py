@@ -25,7 +25,7 @@ from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters
 from jaxmlp.training.batches import block_of, columns_pay, epoch_batch
 from jaxmlp.training.loops import loop_over
-from jaxmlp.training.steps import Regularization, gradient_of_pass, pass_as_trained
+from jaxmlp.training.regularization import Regularization, gradient_of_pass, pass_as_trained
 
 _ROWS_AT_ONCE = 2**15  # of the orders of the epochs that one call runs
 _EPOCHS_AT_ONCE = 16

@@ -12,7 +12,7 @@ from jaxmlp.estimators.solvers import Solver
 from jaxmlp.network import Network
 from jaxmlp.privacy import epsilon, padded_size, poisson_batches
 from jaxmlp.training.orders import bucket
-from jaxmlp.training.steps import Privacy, Regularization
+from jaxmlp.training.regularization import Privacy, Regularization
 
 
 class OptimizerState:

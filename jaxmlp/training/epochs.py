@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxmlp.batch import Batch
 from jaxmlp.evaluation import Sums, chunk_sums, padded_batch, sums_of_chunks, total_of
-from jaxmlp.network import Network, Parameters
+from jaxmlp.network import Network, Parameters, cast
 from jaxmlp.privacy import epsilon, padded_size
 from jaxmlp.privacy.gradient import check_wide, exact_products
 from jaxmlp.scaling import Scaling
@@ -36,13 +36,7 @@ from jaxmlp.training.snapshots import (
     first_snapshot,
     largest,
 )
-from jaxmlp.training.steps import (
-    cast,
-    gradient_figures,
-    model_of,
-    no_sums,
-    run_steps,
-)
+from jaxmlp.training.steps import gradient_figures, model_of, no_sums, run_steps
 from jaxmlp.training.streaming import StoredExamples, Streamed
 
 _FIRST_PIECE = 64  # steps

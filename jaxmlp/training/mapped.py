@@ -13,12 +13,9 @@ from jaxmlp.batch import Batch
 from jaxmlp.evaluation import Sums, chunk_sums
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling
+from jaxmlp.training.regularization import Regularization
 from jaxmlp.training.snapshots import first_state
-from jaxmlp.training.steps import (
-    Regularization,
-    TrainingState,
-    take_steps,
-)
+from jaxmlp.training.steps import TrainingState, take_steps
 
 
 @partial(

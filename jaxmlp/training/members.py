@@ -11,8 +11,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxmlp.network import Layer, Network, Parameters, check_members, init
 from jaxmlp.training.optimizers import OPTIMIZERS
+from jaxmlp.training.regularization import Regularization
 from jaxmlp.training.settings import Settings
-from jaxmlp.training.steps import Regularization
 from jaxmlp.validation import as_host_array
 
 EACH = (

@@ -34,14 +34,10 @@ from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
 from jaxmlp.training.optimizers import rate_factors, with_numbers
 from jaxmlp.training.orders import bucket, epoch_order
 from jaxmlp.training.records import check_convergence, columns_of, is_better
+from jaxmlp.training.regularization import Regularization
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record
-from jaxmlp.training.steps import (
-    Regularization,
-    TrainingState,
-    model_of,
-    no_sums,
-)
+from jaxmlp.training.steps import TrainingState, model_of, no_sums
 
 
 class Progress(NamedTuple):

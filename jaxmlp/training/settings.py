@@ -17,7 +17,7 @@ from jaxmlp.training.optimizers import (
     default_weight_decay,
     learning_rates,
 )
-from jaxmlp.training.steps import Privacy, Regularization
+from jaxmlp.training.regularization import Privacy, Regularization
 from jaxmlp.validation import check_count, check_name, check_number
 
 SHUFFLES = ("full", "chunks")
