@@ -162,7 +162,7 @@ def input_delta(network: Network, params: Parameters, number: int, delta: Array)
     delta = delta.astype(weight.dtype)
     if delta.ndim == 1:
         return product(network, delta, weight)
-    # Of columns, from many networks at once, XLA multiplies by a transpose in its slowest way.
+    # Of columns XLA multiplies by a transpose in its slowest way.
     return product(network, jax.lax.optimization_barrier(weight.T), delta)
 
 

@@ -129,8 +129,8 @@ def pass_batch(
     `masks` holds those of dropout, (N, n_l) or None for each hidden layer.
 
     Where the rows are known to be finite (`finite_rows`), a weight of 0 needs no other care; then
-    the examples may go through the layers as `columns`, which where many networks are mapped over
-    is faster.
+    the examples may go through the layers as `columns`, which on a CPU is faster for small
+    networks, for many that are mapped over, and for large batches.
     """
     if columns:
         assert finite_rows
