@@ -40,7 +40,8 @@ class Loss(NamedTuple):
     a class from softmax(z), bits from σ(z), a normal z + N(0, 1), or a Poisson count of rate e^z.
     `takes_classes` tells whether an integer target () is a class index.
 
-    `gradient` also takes several examples as the columns of z (K, B) and t, (K, B) or classes (B,).
+    `gradient` also takes several examples as the columns of z (K, B) and of t (K, B); t is (B,) for
+    classes, and may be where K = 1.
     """
 
     value: Callable[[Array, Array], Array]
@@ -93,14 +94,20 @@ def _is_class(t: Array, z: Array) -> bool:
 
 
 def _index(t: Array, z: Array) -> tuple[Array, Array]:
-    """Return class t () as an index of z, and whether it is one: whether 0 ≤ t < K holds."""
+    """Return class t () as an index of z, and whether it is one: whether 0 ≤ t < K holds.
+
+    Of columns: classes (B,).
+    """
     # In a dtype that counts all K outputs, and not in one to which a wrong class narrows as right.
     index = t.astype(jnp.int64 if t.dtype.itemsize == 8 else jnp.int32)
     return index, (index >= 0) & (index < z.shape[0])
 
 
 def _one_hot(t: Array, z: Array) -> Array:
-    """Return class t () as a distribution (K,) of z's dtype; NaN where 0 ≤ t < K does not hold."""
+    """Return class t () as a distribution (K,) of z's dtype; NaN where 0 ≤ t < K does not hold.
+
+    Of columns: classes (B,) as distributions (K, B).
+    """
     index, is_class = (part[None] for part in _index(t, z))
     numbers = jnp.arange(z.shape[0], dtype=index.dtype)
     one_hot = (jnp.reshape(numbers, (-1,) + (1,) * (z.ndim - 1)) == index).astype(z.dtype)

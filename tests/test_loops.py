@@ -1,14 +1,16 @@
 """The loop over steps: one by one on a CPU, in blocks on a GPU, and the same in both."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmlp import Network, fit, init
+from jaxmlp import MLPClassifier, Network, fit, init
 from jaxmlp.batch import Batch
+from jaxmlp.estimators import epochs as estimator_epochs
 from jaxmlp.scaling import PIXELS
 from jaxmlp.training import batches, epochs, loops, steps
 
@@ -205,16 +207,40 @@ def test_batches_are_gathered_together_where_they_and_their_products_are_small(
         ((256, 64, 10), 32, np.float64, True), ((257, 8, 10), 255, np.float64, False),
         ((20, 256, 256, 10), 128, np.float32, False), ((784, 1024, 10), 256, np.float32, True),
         ((64, 32, 33), 256, np.float32, False), ((64, 32, 10), 256, np.float16, False),
+        ((64, 32, 10), 255, np.float32, True),
     ],
 )  # fmt: skip
 def test_columns_pay_for_small_networks_and_large_batches(
     sizes, batch_size, dtype, expected, monkeypatch
 ):
-    on_cpu = jax.default_backend() == "cpu"
+    on_gpu = jax.default_backend() == "gpu"
     dtype = np.dtype(dtype)
-    assert batches.columns_pay(Network(sizes), batch_size, dtype) is (expected and on_cpu)
+    assert batches.columns_pay(Network(sizes), batch_size, dtype, False) is (
+        expected and not on_gpu
+    )
+    masked = batches.columns_pay(Network(sizes), batch_size, dtype, True)
+    assert masked is (expected and not on_gpu and batch_size < 256)
     monkeypatch.setattr(batches, "on_a_gpu", lambda: True)
-    assert batches.columns_pay(Network(sizes), batch_size, dtype) is False
+    assert batches.columns_pay(Network(sizes), batch_size, dtype, False) is False
+
+
+@pytest.mark.parametrize("how", ["private", "sharded", "alone", "a private estimator"])
+def test_private_and_sharded_steps_go_by_rows(how, monkeypatch):
+    asked = []
+    for module in (steps, estimator_epochs):
+        monkeypatch.setattr(module, "columns_pay", lambda *_: asked.append(how) or False)
+    jax.clear_caches()
+    x, t = np.random.default_rng(0).normal(size=(64, 5)), np.arange(64) % 3
+    private: dict[str, Any] = {"noise_multiplier": 4.0, "clip_norm": 1.0, "delta": 1e-3}
+    if how == "a private estimator":
+        MLPClassifier((4,), batch_size=32, max_iter=1, **private).fit(x, t)
+    else:
+        options = {"private": private, "sharded": {"devices": jax.devices()[:1]}, "alone": {}}[how]
+        network = Network((5, 4, 3))
+        params = init(network, jax.random.key(0))
+        fit(network, params, x, t, key=jax.random.key(1), epochs=1, batch_size=32, **options)
+    jax.clear_caches()
+    assert bool(asked) == (how == "alone")
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,8 @@ def run_epoch(
     """Return the progress after one epoch in this order (rows,), and its loss ()."""
     dtype = np.dtype(progress.params[0].weight.dtype)
     columns = members or (
-        regularization.privacy is None and columns_pay(network, batch_size, dtype)
+        regularization.privacy is None
+        and columns_pay(network, batch_size, dtype, regularization.dropout is not None)
     )
 
     def step(place: Any, block: Any, carry: Any) -> Any:

@@ -153,7 +153,7 @@ def take_steps(
     columns = members or (
         placement is None
         and regularization.privacy is None
-        and columns_pay(network, batch_size, dtype)
+        and columns_pay(network, batch_size, dtype, regularization.dropout is not None)
     )
     # On a GPU the three sums are an array: three additions are one kernel then, and the barrier
     # keeps that from being one with the reductions before it, which would be slower than all four.
