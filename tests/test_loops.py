@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from jaxmlp import MLPClassifier, Network, fit, init
 from jaxmlp.batch import Batch
+from jaxmlp.data import open_stored
 from jaxmlp.estimators import epochs as estimator_epochs
 from jaxmlp.scaling import PIXELS
 from jaxmlp.training import batches, epochs, loops, steps
@@ -41,7 +42,8 @@ def test_a_gpu_is_looked_at_less_often():
 @pytest.mark.parametrize(
     ("first", "end"), [(0, 0), (0, 3), (0, 4), (0, 11), (5, 5), (5, 14), (7, 23), (9, 4)]
 )
-def test_the_numbers_come_in_order_each_once_and_know_their_block(blocks, first, end):
+@pytest.mark.parametrize("longest", [32, 23])
+def test_the_numbers_come_in_order_each_once_and_know_their_block(blocks, first, end, longest):
     def step(number, block, carry):
         seen, count = carry
         begin, size = block
@@ -52,13 +54,27 @@ def test_the_numbers_come_in_order_each_once_and_know_their_block(blocks, first,
 
     begin = jnp.full(32, -1, jnp.int32), jnp.int32(0)
     loop = jax.jit(
-        lambda first, end: loops.loop_over(first, end, lambda at, size: (at, size), step, begin)
+        lambda first, end: loops.loop_over(
+            first, end, lambda at, size: (at, size), step, begin, longest
+        )
     )
     seen, count = loop(np.int32(first), np.int32(end))
     expected = list(range(first, end))
     assert count == len(expected)
     np.testing.assert_array_equal(seen[: len(expected)], expected)
     assert np.all(seen[len(expected) :] == -1)
+
+
+def test_no_block_is_prepared_that_there_never_is(blocks):
+    sizes = []
+
+    def sums(longest):
+        return loops.loop_over(
+            0, 3, lambda _, size: sizes.append(size), lambda at, _, carry: carry + at, 0, longest
+        )
+
+    assert [int(sums(3)), set(sizes)] == [3, {1}]
+    assert [int(sums(4)), set(sizes)] == [3, {1, 4}]
 
 
 @pytest.mark.parametrize(
@@ -78,16 +94,27 @@ def test_what_a_block_shares_is_its_own(first, end):
     assert np.all(seen[len(expected) :] == -1)
 
 
-def trained(watch=None):
+def problem():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(107, 5)), rng.integers(3, size=107)
+
+
+def trained(inputs=None, watch=None, batch_size=8):
     with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        x, t = rng.normal(size=(107, 5)), rng.integers(3, size=107)
+        x, t = problem()
         network = Network((5, 4, 3), "tanh")
         params = init(network, jax.random.key(0), dtype=np.float64)
         return fit(
-            network, params, x, t, key=jax.random.key(1), epochs=3, batch_size=8, dropout=0.2,
-            watch=watch,
+            network, params, x if inputs is None else inputs, t, key=jax.random.key(1), epochs=3,
+            batch_size=batch_size, dropout=0.2, watch=watch,
         )  # fmt: skip
+
+
+def one_by_one(monkeypatch):
+    """Undo `blocks` within a test."""
+    for module in (loops, batches, epochs, steps):
+        monkeypatch.setattr(module, "on_a_gpu", lambda: False)
+    jax.clear_caches()
 
 
 def test_training_in_blocks_is_training_step_by_step(blocks, monkeypatch):
@@ -100,12 +127,10 @@ def test_training_in_blocks_is_training_step_by_step(blocks, monkeypatch):
 
     monkeypatch.setattr(epochs, "ThreadPoolExecutor", Counted)
     monkeypatch.setattr(epochs, "_PIECE_SECONDS", 1e-9)
-    in_blocks = trained(lambda snapshot: places.append(snapshot.step))
+    in_blocks = trained(watch=lambda snapshot: places.append(snapshot.step))
     # 0 where an epoch is over: the first, of 14 steps, is one piece, as no speed is known yet.
     assert places == [0, 4, 8, 0, 4, 8, 0]
-    for module in (loops, batches, epochs, steps):
-        monkeypatch.setattr(module, "on_a_gpu", lambda: False)
-    jax.clear_caches()
+    one_by_one(monkeypatch)
     alone = trained()
     assert at_once == [1, 2]  # programs that are compiled at once
     for ours, theirs in zip(
@@ -115,6 +140,28 @@ def test_training_in_blocks_is_training_step_by_step(blocks, monkeypatch):
     assert in_blocks.history[-1]["train_loss"] == pytest.approx(
         alone.history[-1]["train_loss"], rel=1e-12
     )
+
+
+@pytest.mark.parametrize("how", ["in memory", "stored", "an estimator"])
+def test_fewer_batches_than_a_block_are_trained_on(how, blocks, monkeypatch, tmp_path):
+    """The order of so few examples is shorter than a block of a GPU's, which once ended it."""
+    x, t = problem()
+    np.save(tmp_path / "x.npy", x)
+
+    def run():
+        if how == "an estimator":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model = MLPClassifier((4,), batch_size=1000, max_iter=3, random_state=0)
+                return model.fit(np.tile(x, (12, 1)), np.tile(t, 12)).coefs_
+        inputs = open_stored(tmp_path / "x.npy") if how == "stored" else None
+        fitted = trained(inputs, batch_size=64 if how == "stored" else 1024)
+        return jax.tree.leaves(fitted.params)
+
+    in_blocks = run()
+    one_by_one(monkeypatch)
+    for ours, theirs in zip(in_blocks, run(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("n_targets", [0, 3])

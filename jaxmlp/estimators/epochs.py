@@ -136,8 +136,10 @@ def run_epoch(
         return moved, optimizer_state, steps + 1, total, squared_weights(moved)
 
     begin = (*progress[:3], jnp.zeros((), dtype), squared_weights(progress.params))
+    blocks = partial(block_of, examples, order, batch_size=batch_size)
+    longest = len(order) // batch_size
     params, optimizer_state, steps, total, _ = loop_over(
-        0, numbers["steps"], partial(block_of, examples, order, batch_size=batch_size), step, begin
+        0, numbers["steps"], blocks, step, begin, longest
     )
     loss = total / numbers["n_examples"]
     idle = jnp.where(loss > progress.best_loss - numbers["tol"], progress.idle + 1, 0)

@@ -40,11 +40,12 @@ def loop_over(
     prepare: Callable[[Any, int], Any],
     step: Callable[[Any, Any, Carry], Carry],
     carry: Carry,
+    longest: int,
 ) -> Carry:
     """Return the loop from `first` to `end`, as `jax.lax.fori_loop` does.
 
     On a GPU in blocks of `steps_a_look`, each a loop of a length known beforehand, and then what is
-    left, one by one. Elsewhere one by one.
+    left, one by one. Elsewhere one by one, and where there is never a whole block.
 
     Args:
         first: The first number ().
@@ -53,6 +54,7 @@ def loop_over(
             they are.
         step: The body, of a number (), what its block shares, and what is carried.
         carry: What is carried into the first step.
+        longest: How many numbers there are at most, whatever `first` and `end`.
 
     Returns:
         What the last step returns.
@@ -62,7 +64,7 @@ def loop_over(
         return step(at, prepare(at, 1), carry)
 
     size = steps_a_look()
-    if size == 1:
+    if size == 1 or size > longest:
         return jax.lax.fori_loop(first, end, alone, carry)
     start, blocks = jnp.asarray(first), jnp.maximum(jnp.subtract(end, first), 0) // size
 

@@ -201,6 +201,7 @@ def take_steps(
             partial(block_of, examples, order, batch_size=batch_size),
             lambda number, block, carry: step(number, batch_of(block, number), carry),
             begin,
+            len(examples.targets) if order is None else len(order) // batch_size,
         )
     else:
         state, total = loop_in_blocks(
