@@ -262,15 +262,15 @@ def test_batches_are_gathered_together_where_they_and_their_products_are_small(
 def test_columns_pay_for_small_networks_and_large_batches(
     sizes, batch_size, dtype, expected, monkeypatch
 ):
-    on_gpu = jax.default_backend() == "gpu"
     dtype = np.dtype(dtype)
-    assert batches.columns_pay(Network(sizes), batch_size, dtype, False) is (
-        expected and not on_gpu
-    )
+    monkeypatch.setattr(batches, "on_a_gpu", lambda: False)
+    assert batches.columns_pay(Network(sizes), batch_size, dtype, False) is expected
     masked = batches.columns_pay(Network(sizes), batch_size, dtype, True)
-    assert masked is (expected and not on_gpu and batch_size < 256)
+    assert masked is (expected and batch_size < 256)
     monkeypatch.setattr(batches, "on_a_gpu", lambda: True)
-    assert batches.columns_pay(Network(sizes), batch_size, dtype, False) is False
+    on_gpu = (batches.columns_pay(Network(sizes), size, dtype, False) for size in (1023, 1024))
+    assert list(on_gpu) == [False, sizes[-1] <= 32 and dtype != np.float16]
+    assert batches.columns_pay(Network(sizes), 1024, dtype, True) is False
 
 
 @pytest.mark.parametrize(

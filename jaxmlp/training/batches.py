@@ -23,6 +23,7 @@ _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
 # Columns: up to so many outputs, from so many rows on whatever the widths, and fewer where no layer
 # has more inputs and weights than these.
 _OUTPUTS, _MANY_ROWS, _FEW_ROWS, _INPUTS, _WEIGHTS = 32, 256, 32, 256, 2**14
+_MANY_ON_A_GPU = 1024
 
 
 class Block(NamedTuple):
@@ -132,14 +133,15 @@ def batches_a_gather(
 def columns_pay(network: Network, batch_size: int, dtype: np.dtype, masked: bool) -> bool:
     """Return whether the examples of one network's batch are better columns than rows.
 
-    On a CPU they are for small networks, where the loss of a few outputs is much of the work, which
-    vectors of examples make shorter, and for any network where the batch is large; but not with the
-    masks of dropout then (`masked`), which are drawn by rows. On a GPU it was not tried, and they
-    stay rows.
+    They are for any network where the batch is large, but not with the masks of dropout then
+    (`masked`), which are drawn by rows; and on a CPU for small networks, where the loss of a few
+    outputs is much of the work, which vectors of examples make shorter.
     """
     sizes = network.sizes
-    if on_a_gpu() or dtype.itemsize < 4 or sizes[-1] > _OUTPUTS:
+    if dtype.itemsize < 4 or sizes[-1] > _OUTPUTS:
         return False
+    if on_a_gpu():
+        return batch_size >= _MANY_ON_A_GPU and not masked
     if batch_size >= _MANY_ROWS:
         return not masked
     small = all(a <= _INPUTS and a * b <= _WEIGHTS for a, b in itertools.pairwise(sizes))
