@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 RESULTS = Path(__file__).resolve().parent / "results"
+OF_ALL = "geometric mean of the ratios"  # the quantity of a figure of all cases
 
 
 class Row(NamedTuple):
@@ -102,9 +103,10 @@ def append(rows: Sequence[Row], about: Context, folder: Path = RESULTS) -> Path:
 
 
 def latest(suite: str, folder: Path = RESULTS) -> list[list[tuple[list[Row], Context]]]:
-    """Return a suite's last run on every device in every precision: its rows and its context.
+    """Return a suite's rows on every device in every precision, run by run: rows and context.
 
-    With the runs before it as long as each has other cases than all after it: the parts of one.
+    Of every case those of the last run that has it. A run's figures of all its cases, whose "case"
+    is their number, are kept where all its cases are.
     """
     path = folder / f"{suite}.csv"
     found: dict[tuple[str, str], dict[str, list[dict[str, str]]]] = {}
@@ -116,11 +118,16 @@ def latest(suite: str, folder: Path = RESULTS) -> list[list[tuple[list[Row], Con
         parts: list[list[dict[str, str]]] = []
         seen: set[str] = set()
         for records in reversed(runs.values()):
-            cases = {record["case"] for record in records}
-            if cases & seen:
-                break
+            cases = {record["case"] for record in records if record["quantity"] != OF_ALL}
+            whole = not cases & seen
+            left = [
+                record
+                for record in records
+                if (whole if record["quantity"] == OF_ALL else record["case"] not in seen)
+            ]
+            if left:
+                parts.insert(0, left)
             seen |= cases
-            parts.insert(0, records)
         result.append([_run(records) for records in parts])
     return result
 

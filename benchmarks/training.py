@@ -21,7 +21,7 @@ from benchmarks.libraries import GRADIENTS, LIBRARIES, Trainer, trainer
 from benchmarks.limits import Limits
 from benchmarks.problems import Case, case_of, expected, problem
 from benchmarks.processes import Unanswered, Worker, serve, timed, versions
-from benchmarks.rows import Row, chosen, measured
+from benchmarks.rows import OF_ALL, Row, chosen, measured
 
 PACKAGES = {
     "ours": ("jax", "optax"),
@@ -226,8 +226,7 @@ def geometric(suite: str, rows: list[Row], who: str, bound: str) -> Row | None:
     if not logs:
         return None
     mean = math.exp(statistics.mean(logs))
-    return Row(suite, f"{len(logs)} cases", "geometric mean of the ratios", who, "×", mean,
-               bound=bound)  # fmt: skip
+    return Row(suite, f"{len(logs)} cases", OF_ALL, who, "×", mean, bound=bound)
 
 
 SMALL_BOUNDS = {"scikit-learn": "≥ 12", "PyTorch, eager": "≥ 20"}

@@ -190,14 +190,17 @@ def test_rows_are_kept_and_the_last_run_is_reported(tmp_path, monkeypatch):
     assert "### a GPU, TF32" in text
 
 
-def test_the_last_run_may_have_been_measured_in_parts(tmp_path):
+def test_of_every_case_the_last_run_is_reported(tmp_path):
     about = rows.Context("2026-01-01T00:00:00", "abc", "a machine", "float32", "0")
-    runs = ["ab", "a", "b", "cd"]  # the second and the third replace the first
+    runs = ["ab", "abc", "a", "de"]  # the first is replaced, the second in part
     for day, cases in enumerate(runs):
         date = f"2026-01-0{day + 1}T00:00:00"
-        rows.append([row(case=case) for case in cases], about._replace(date=date), tmp_path)
+        of_all = row(case=f"{len(cases)} cases", quantity=rows.OF_ALL)  # no case itself
+        own = [row(case=case) for case in cases]
+        rows.append([*own, of_all], about._replace(date=date), tmp_path)
     (parts,) = rows.latest("small", tmp_path)
-    assert [[own.case for own in found] for found, _ in parts] == [["a"], ["b"], ["c", "d"]]
+    found = [[own.case for own in found] for found, _ in parts]
+    assert found == [["b", "c"], ["a", "1 cases"], ["d", "e", "2 cases"]]
     assert [context.date[:10] for _, context in parts] == [f"2026-01-0{day}" for day in (2, 3, 4)]
 
 
