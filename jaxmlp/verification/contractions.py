@@ -26,7 +26,7 @@ from jaxmlp.network import Network
 from jaxmlp.verification import oracles
 from jaxmlp.verification.cases import Draws
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Found, compare
-from jaxmlp.verification.evidence import compiler_options, exactly
+from jaxmlp.verification.evidence import compiler_options, exactly, on_each_draw
 from jaxmlp.verification.trials import (
     FLOAT64,
     Settings,
@@ -47,10 +47,9 @@ def contractions_row(settings: Settings) -> list[Found]:
         rng = np.random.default_rng([settings.seed, 8, number])
         coefficients = rng.normal(size=draws.inputs.shape[:2])
         with exactly(FLOAT64):
-            program = jax.jit(
-                jax.vmap(partial(_contracted, case.network)), compiler_options=compiler_options()
-            )
-            ours, oracle = jax.device_get(program(draws, coefficients))
+            contracted = partial(_contracted, case.network)
+            program = jax.jit(contracted, compiler_options=compiler_options())
+            ours, oracle = on_each_draw(program, draws, coefficients)
         found = Found(NO_DIFFERENCE, case)
         for name, mine in ours.items():
             leaves = zip(*map(jax.tree.leaves, (mine, *oracle[name])), strict=True)

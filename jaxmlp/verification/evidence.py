@@ -30,7 +30,7 @@ HostArray = Any  # a NumPy array; a tracer while it is computed
 
 
 class Evidence(NamedTuple):
-    """What one compiled program yields on a stack of draws: leading axis of trials throughout.
+    """What one compiled program yields on every draw: leading axis of trials throughout.
 
     `ours` and `oracle` are (loss, gradient). `inputs`, `preactivations`, `slopes` and `deltas` are
     those of our pass, a tuple over the layers; `prediction` is (T, N, K), the softmax or its like,
@@ -78,6 +78,24 @@ def exactly(dtype: np.dtype) -> Iterator[None]:
         yield
 
 
+def on_each_draw(program: Callable[..., Any], *stacked: Any) -> Any:
+    """Return a compiled program's results on every draw, stacked on the host.
+
+    A program of one draw compiles in three quarters of the time of one that maps over them, which
+    is most of the time that either takes.
+
+    Args:
+        program: The compiled program, of one draw.
+        stacked: Its arguments, every array with a leading axis of trials.
+
+    Returns:
+        The results, every array with that axis.
+    """
+    trials = range(len(jax.tree.leaves(stacked)[0]))
+    results = [program(*jax.tree.map(lambda leaf, at=at: leaf[at], stacked)) for at in trials]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(results))
+
+
 def gather(
     network: Network, draws: Draws, dtype: np.dtype, oracle_dtype: np.dtype | None = None
 ) -> Evidence:
@@ -94,12 +112,13 @@ def gather(
     """
     oracle_dtype = oracle_dtype or dtype
     with exactly(oracle_dtype):
-        return jax.device_get(_program_of_both(oracle_dtype)(network, in_dtype(draws, dtype)))
+        program = partial(_program_of_both(oracle_dtype), network)
+        return on_each_draw(program, in_dtype(draws, dtype))
 
 
 @cache
 def _program_of_both(oracle_dtype: np.dtype) -> Callable[[Network, Draws], Evidence]:
-    """Return the program that `gather` runs, compiled once for each network and size of draws."""
+    """Return the program that `gather` runs, compiled once for each network and size of a draw."""
 
     def judge(network: Network, draw: Any) -> Evidence:
         ours, result = loss_and_gradient_of(network, draw.params, check_batch(network, *draw))
@@ -121,7 +140,7 @@ def _program_of_both(oracle_dtype: np.dtype) -> Callable[[Network, Draws], Evide
             jax.vmap(head.gradient)(logits, draw.targets),
         )
 
-    return jax.jit(jax.vmap(judge, in_axes=(None, 0)), compiler_options=compiler_options())
+    return jax.jit(judge, compiler_options=compiler_options())
 
 
 def _last_activation(network: Network) -> str:
@@ -134,9 +153,8 @@ def _last_activation(network: Network) -> str:
 def our_gradients(network: Network, draws: Draws, dtype: np.dtype) -> tuple[HostArray, Parameters]:
     """Return our (loss, gradient) alone for every draw, computed in this dtype."""
     with exactly(dtype):
-        ours = jax.vmap(partial(loss_and_gradient, network))
-        program = jax.jit(ours, compiler_options=compiler_options())
-        return jax.device_get(program(*in_dtype(draws, dtype)))
+        ours = jax.jit(partial(loss_and_gradient, network), compiler_options=compiler_options())
+        return on_each_draw(ours, *in_dtype(draws, dtype))
 
 
 def in_dtype(tree: Any, dtype: np.dtype) -> Any:
