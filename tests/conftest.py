@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put files with slow tests first, then those with many: a long one begun last is waited for.
 
-    The order within a file stays. `scripts/test` has pytest-xdist hand the files out in this order.
+    The order within a file stays.
     """
     if config.getoption("--few-cases"):
         cases: dict[str, list[pytest.Item]] = {}
