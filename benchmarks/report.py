@@ -72,13 +72,13 @@ def _markdown(rows: Sequence[Row], about: Context) -> list[str]:
 
 
 def write() -> Path:
-    """Write REPORT.md and the charts from the last whole run of every suite."""
+    """Write REPORT.md and the charts from the last run of every case."""
     lines = [
         "# Report",
         "",
-        "Written by `python -m benchmarks --report` from the rows under `results/`: the last run",
-        "of each suite on each device, or the last runs of its parts. How everything is measured",
-        "is in [README.md](README.md). A figure that misses what is asked of it says so.",
+        "Written by `python -m benchmarks --report` from the rows under `results/`: of every case",
+        "the last run that has it, on each device. How everything is measured is in",
+        "[README.md](README.md). A figure that misses what is asked of it says so.",
     ]
     for suite, title in TITLES.items():
         for number, runs in enumerate(latest(suite)):

@@ -129,8 +129,8 @@ def pass_batch(
     `masks` holds those of dropout, (N, n_l) or None for each hidden layer.
 
     Where the rows are known to be finite (`finite_rows`), a weight of 0 needs no other care; then
-    the examples may go through the layers as `columns`, which on a CPU is faster for small
-    networks, for many that are mapped over, and for large batches.
+    the examples may go through the layers as `columns`, which is faster for large batches, and on a
+    CPU for small networks and for many that are mapped over.
     """
     if columns:
         assert finite_rows

@@ -44,9 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put files with slow tests first, then those with many: a long one begun last is waited for.
+    """Put files with slow tests first, then those with many, so that no long one is begun last.
 
-    The order within a file stays.
+    The order within a file stays. Where several processes take the tests from each other, all slow
+    files are in the part that one of them begins with, and the others help it.
     """
     if config.getoption("--few-cases"):
         cases: dict[str, list[pytest.Item]] = {}

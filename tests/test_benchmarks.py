@@ -192,7 +192,8 @@ def test_rows_are_kept_and_the_last_run_is_reported(tmp_path, monkeypatch):
 
 def test_of_every_case_the_last_run_is_reported(tmp_path):
     about = rows.Context("2026-01-01T00:00:00", "abc", "a machine", "float32", "0")
-    runs = ["ab", "abc", "a", "de"]  # the first is replaced, the second in part
+    runs = ["ab", "abc", "a", "de", "fg"]  # the first is replaced, the second in part
+    retired = next(case for suite, case in sorted(rows.RETIRED) if suite == "streaming")
     for day, cases in enumerate(runs):
         date = f"2026-01-0{day + 1}T00:00:00"
         of_all = row(case=f"{len(cases)} cases", quantity=rows.OF_ALL)  # no case itself
@@ -200,8 +201,11 @@ def test_of_every_case_the_last_run_is_reported(tmp_path):
         rows.append([*own, of_all], about._replace(date=date), tmp_path)
     (parts,) = rows.latest("small", tmp_path)
     found = [[own.case for own in found] for found, _ in parts]
-    assert found == [["b", "c"], ["a", "1 cases"], ["d", "e", "2 cases"]]
-    assert [context.date[:10] for _, context in parts] == [f"2026-01-0{day}" for day in (2, 3, 4)]
+    assert found == [["b", "c"], ["a", "1 cases"], ["d", "e", "2 cases"], ["f", "g", "2 cases"]]
+    assert [context.date[9] for _, context in parts] == ["2", "3", "4", "5"]
+    rows.append([row(suite="streaming", case=case) for case in (retired, "a")], about, tmp_path)
+    (((found, _),),) = rows.latest("streaming", tmp_path)
+    assert [own.case for own in found] == ["a"]
 
 
 def test_the_chart_is_drawn(tmp_path):

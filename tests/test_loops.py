@@ -142,23 +142,37 @@ def test_training_in_blocks_is_training_step_by_step(blocks, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("fewer", [True, False])
 @pytest.mark.parametrize("how", ["in memory", "stored", "an estimator"])
-def test_fewer_batches_than_a_block_are_trained_on(how, blocks, monkeypatch, tmp_path):
-    """The order of so few examples is shorter than a block of a GPU's, which once ended it."""
+def test_there_are_blocks_where_there_are_batches_for_one(
+    how, fewer, blocks, monkeypatch, tmp_path
+):
+    """The order of few examples is shorter than a block of a GPU's, which once ended it."""
     x, t = problem()
     np.save(tmp_path / "x.npy", x)
+    sizes = set()
+    for module in (steps, estimator_epochs):
+
+        def seen(examples, order, first, count, *, batch_size):
+            sizes.add(count)
+            return batches.block_of(examples, order, first, count, batch_size=batch_size)
+
+        monkeypatch.setattr(module, "block_of", seen)
 
     def run():
         if how == "an estimator":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model = MLPClassifier((4,), batch_size=1000, max_iter=3, random_state=0)
+                model = MLPClassifier(
+                    (4,), batch_size=1000 if fewer else 200, max_iter=3, random_state=0
+                )
                 return model.fit(np.tile(x, (12, 1)), np.tile(t, 12)).coefs_
         inputs = open_stored(tmp_path / "x.npy") if how == "stored" else None
-        fitted = trained(inputs, batch_size=64 if how == "stored" else 1024)
-        return jax.tree.leaves(fitted.params)
+        batch_size = (64 if how == "stored" else 1024) if fewer else 16
+        return jax.tree.leaves(trained(inputs, batch_size=batch_size).params)
 
     in_blocks = run()
+    assert sizes == ({1} if fewer else {1, 4})
     one_by_one(monkeypatch)
     for ours, theirs in zip(in_blocks, run(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)

@@ -14,11 +14,11 @@ import jaxmlp
 from jaxmlp import Layer, Network, check_gradients, init, verification
 from jaxmlp.activations import ACTIVATIONS
 from jaxmlp.losses import LOSSES
-from jaxmlp.verification import accuracy, contractions, oracles, table
+from jaxmlp.verification import accuracy, contractions, evidence, oracles, table
 from jaxmlp.verification.cases import LARGEST_LOGIT
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Found, Row, compare, to_json
 from jaxmlp.verification.evidence import make_draws
-from jaxmlp.verification.trials import HALVES, Settings, cases_of, draws_of
+from jaxmlp.verification.trials import FLOAT32, FLOAT64, HALVES, Settings, cases_of, draws_of
 
 KEY = jax.random.key(1)
 NETWORK = Network((4, 5, 3), "tanh")
@@ -190,6 +190,7 @@ def test_nan_is_a_failure():
         ({"inputs": X, "targets": T[:5]}, ValueError, "targets: expected shape (7, 3) or (7,)"),
         ({"targets": T * 1.0}, TypeError, "targets: expected (N,) integer classes"),
         ({"targets": T + 1}, ValueError, "targets: expected classes 0 to 2, got 3 at"),
+        ({"inputs": X[:0]}, ValueError, "inputs, targets, sample_weight: expected at least one"),
         ({"inputs": X * np.inf}, ValueError, "inputs: expected finite numbers, got"),
         ({"sample_weight": X[:, 0] * np.inf}, ValueError, "sample_weight: expected finite numbers"),
         (
@@ -204,6 +205,33 @@ def test_bad_arguments_are_named(change, error, message):
     with pytest.raises(error) as raised:
         check_gradients(**({"network": NETWORK, "key": KEY} | change))
     assert str(raised.value).startswith(message)
+
+
+def test_targets_of_one_output_need_no_axis_for_it():
+    network, targets = Network((4, 2, 1), "tanh", "squared_error"), RNG.normal(size=(5, 1))
+    one, other = (
+        check_gradients(network=network, targets=t, key=KEY) for t in (targets, targets[:, 0])
+    )
+    assert one.passed and one.worst == other.worst
+
+
+@pytest.mark.parametrize("case", [0, 3, 5, 8])
+def test_many_draws_at_once_are_draws_one_by_one(case, monkeypatch):
+    def found():
+        settings = Settings(trials=3)
+        draws = draws_of("float64", case, settings)
+        network = cases_of("float64", False)[case].network
+        wide = evidence.gather(network, draws, FLOAT64)
+        return wide, evidence.our_gradients(network, draws, FLOAT32)
+
+    one_by_one = found()
+    monkeypatch.setattr(evidence, "_FEW_DRAWS", 2)
+    at_once = found()
+    assert jax.tree.structure(one_by_one) == jax.tree.structure(at_once)
+    for bound, ours, theirs in zip((1e-13, 1e-5), one_by_one, at_once, strict=True):
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=bound, atol=bound)
 
 
 @pytest.mark.parametrize("scale", [1, 100, 1000, 1e6])

@@ -74,8 +74,8 @@ def check_gradients(
 
     Raises:
         TypeError: The key is no typed key, or targets of another kind.
-        ValueError: Shapes that do not fit, values that are not finite, classes out of range, or no
-            trials.
+        ValueError: Shapes that do not fit, values that are not finite, classes out of range, no
+            examples, or no trials.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxmlp
@@ -95,6 +95,8 @@ def check_gradients(
         trials = 1
     sizes = [v.shape[0] for v in given[1:] if v is not None and v.ndim > 0]
     n_examples = sizes[0] if sizes else N_EXAMPLES
+    if n_examples == 0:
+        raise ValueError("inputs, targets, sample_weight: expected at least one example, got none")
     _check_given(network, given, n_examples)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     draws = make_draws(network, trials, rng, n_examples=n_examples, given=given)

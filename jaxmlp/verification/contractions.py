@@ -26,7 +26,7 @@ from jaxmlp.network import Network
 from jaxmlp.verification import oracles
 from jaxmlp.verification.cases import Draws
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Found, compare
-from jaxmlp.verification.evidence import compiler_options, exactly, on_each_draw
+from jaxmlp.verification.evidence import compiled, exactly, on_each_draw
 from jaxmlp.verification.trials import (
     FLOAT64,
     Settings,
@@ -47,9 +47,8 @@ def contractions_row(settings: Settings) -> list[Found]:
         rng = np.random.default_rng([settings.seed, 8, number])
         coefficients = rng.normal(size=draws.inputs.shape[:2])
         with exactly(FLOAT64):
-            contracted = partial(_contracted, case.network)
-            program = jax.jit(contracted, compiler_options=compiler_options())
-            ours, oracle = on_each_draw(program, draws, coefficients)
+            program_of = partial(compiled, _contracted)
+            ours, oracle = on_each_draw(program_of, case.network, draws, coefficients)
         found = Found(NO_DIFFERENCE, case)
         for name, mine in ours.items():
             leaves = zip(*map(jax.tree.leaves, (mine, *oracle[name])), strict=True)

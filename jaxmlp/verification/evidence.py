@@ -27,6 +27,7 @@ from jaxmlp.verification.cases import (
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Difference, compare, leaf_names
 
 HostArray = Any  # a NumPy array; a tracer while it is computed
+_FEW_DRAWS = 32
 
 
 class Evidence(NamedTuple):
@@ -78,21 +79,40 @@ def exactly(dtype: np.dtype) -> Iterator[None]:
         yield
 
 
-def on_each_draw(program: Callable[..., Any], *stacked: Any) -> Any:
-    """Return a compiled program's results on every draw, stacked on the host.
+def compiled(function: Callable[..., Any], many: bool) -> Callable[[Network, Any], Any]:
+    """Return the program of a function of a network and a draw, mapped over draws if `many`."""
 
-    A program of one draw compiles in three quarters of the time of one that maps over them, which
-    is most of the time that either takes.
+    def run(network: Network, draw: Any) -> Any:
+        return function(network, *draw)
+
+    mapped = jax.vmap(run, in_axes=(None, 0)) if many else run
+    return jax.jit(mapped, compiler_options=compiler_options())
+
+
+def on_each_draw(
+    program_of: Callable[[bool], Callable[[Network, Any], Any]], network: Network, *stacked: Any
+) -> Any:
+    """Return a program's results on every draw, stacked on the host.
+
+    A program of one draw compiles in three quarters of the time of one that maps over them; of many
+    draws it would take longer to call for each.
 
     Args:
-        program: The compiled program, of one draw.
-        stacked: Its arguments, every array with a leading axis of trials.
+        program_of: Returns the program, `compiled` for many draws or for one.
+        network: The network.
+        stacked: What a draw consists of, every array with a leading axis of trials.
 
     Returns:
         The results, every array with that axis.
     """
-    trials = range(len(jax.tree.leaves(stacked)[0]))
-    results = [program(*jax.tree.map(lambda leaf, at=at: leaf[at], stacked)) for at in trials]
+    trials = len(jax.tree.leaves(stacked)[0])
+    if trials > _FEW_DRAWS:
+        return jax.device_get(program_of(True)(network, stacked))
+    program = program_of(False)
+    results = [
+        program(network, jax.tree.map(lambda leaf, at=trial: leaf[at], stacked))
+        for trial in range(trials)
+    ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(results))
 
 
@@ -112,12 +132,12 @@ def gather(
     """
     oracle_dtype = oracle_dtype or dtype
     with exactly(oracle_dtype):
-        program = partial(_program_of_both(oracle_dtype), network)
-        return on_each_draw(program, in_dtype(draws, dtype))
+        program_of = partial(_program_of_both, oracle_dtype)
+        return on_each_draw(program_of, network, in_dtype(draws, dtype))
 
 
 @cache
-def _program_of_both(oracle_dtype: np.dtype) -> Callable[[Network, Draws], Evidence]:
+def _program_of_both(oracle_dtype: np.dtype, many: bool) -> Callable[[Network, Any], Evidence]:
     """Return the program that `gather` runs, compiled once for each network and size of a draw."""
 
     def judge(network: Network, draw: Any) -> Evidence:
@@ -140,7 +160,7 @@ def _program_of_both(oracle_dtype: np.dtype) -> Callable[[Network, Draws], Evide
             jax.vmap(head.gradient)(logits, draw.targets),
         )
 
-    return jax.jit(judge, compiler_options=compiler_options())
+    return compiled(judge, many)
 
 
 def _last_activation(network: Network) -> str:
@@ -153,8 +173,8 @@ def _last_activation(network: Network) -> str:
 def our_gradients(network: Network, draws: Draws, dtype: np.dtype) -> tuple[HostArray, Parameters]:
     """Return our (loss, gradient) alone for every draw, computed in this dtype."""
     with exactly(dtype):
-        ours = jax.jit(partial(loss_and_gradient, network), compiler_options=compiler_options())
-        return on_each_draw(ours, *in_dtype(draws, dtype))
+        ours = partial(compiled, loss_and_gradient)
+        return on_each_draw(ours, network, *in_dtype(draws, dtype))
 
 
 def in_dtype(tree: Any, dtype: np.dtype) -> Any:
@@ -268,8 +288,9 @@ def uncancelled(
         inputs.append(np.maximum(a, slopes[number] * z))
 
     targets, prediction = draws.targets, _size(evidence.prediction)
-    if targets.shape != prediction.shape:
+    if targets.dtype.kind in "iu" and _is_softmax(network):
         targets = np.eye(network.sizes[-1])[targets]
+    targets = np.reshape(targets, prediction.shape)
     total = _size(targets).sum(axis=-1, keepdims=True) if _is_softmax(network) else 1
     deltas = [prediction * total + _size(targets)]
     if draws.weights is not None:

@@ -13,7 +13,7 @@ from jaxmlp.network import Network, Parameters
 from jaxmlp.verification.cases import Draws, draw_params
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Found, compare
 from jaxmlp.verification.dense import dense_quantities
-from jaxmlp.verification.evidence import compiler_options, exactly, in_dtype, on_each_draw
+from jaxmlp.verification.evidence import compiled, exactly, in_dtype, on_each_draw
 from jaxmlp.verification.trials import (
     FLOAT32,
     FLOAT64,
@@ -35,14 +35,11 @@ def second_order_row(settings: Settings, dtype: np.dtype = FLOAT64) -> list[Foun
         rng = np.random.default_rng([settings.seed, 9, number])
         vectors = draw_params(case.network, len(draws.inputs), rng, zeros=False)
         draws, vectors = in_dtype(in_dtype((draws, vectors), FLOAT32), FLOAT64)
-        right, mine = (
-            jax.jit(partial(function, case.network), compiler_options=compiler_options())
-            for function in (_oracle, _ours)
-        )
         with exactly(FLOAT64):
-            oracle = on_each_draw(right, draws, vectors)
+            oracle = on_each_draw(partial(compiled, _oracle), case.network, draws, vectors)
         with exactly(dtype):
-            ours = on_each_draw(mine, *in_dtype((draws, vectors), dtype))
+            stacked = in_dtype((draws, vectors), dtype)
+            ours = on_each_draw(partial(compiled, _ours), case.network, *stacked)
         found = Found(NO_DIFFERENCE, case)
         for name, mine in ours.items():
             for got, right, scale in zip(*map(jax.tree.leaves, (mine, *oracle[name])), strict=True):
