@@ -215,6 +215,14 @@ def test_targets_of_one_output_need_no_axis_for_it():
     assert one.passed and one.worst == other.worst
 
 
+def test_a_distribution_may_be_of_whole_numbers():
+    one_hot = np.eye(3, dtype=int)[T]
+    one, other = (
+        check_gradients(network=NETWORK, inputs=X, targets=t, key=KEY) for t in (T, one_hot)
+    )
+    assert one.passed and other.passed
+
+
 @pytest.mark.parametrize("case", [0, 3, 5, 8])
 def test_many_draws_at_once_are_draws_one_by_one(case, monkeypatch):
     def found():

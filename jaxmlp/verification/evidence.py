@@ -288,7 +288,7 @@ def uncancelled(
         inputs.append(np.maximum(a, slopes[number] * z))
 
     targets, prediction = draws.targets, _size(evidence.prediction)
-    if targets.dtype.kind in "iu" and _is_softmax(network):
+    if targets.shape != prediction.shape and _is_softmax(network):
         targets = np.eye(network.sizes[-1])[targets]
     targets = np.reshape(targets, prediction.shape)
     total = _size(targets).sum(axis=-1, keepdims=True) if _is_softmax(network) else 1
