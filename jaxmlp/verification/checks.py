@@ -64,7 +64,8 @@ def check_gradients(
         network: The network.
         params: Its parameters, or None.
         inputs: (N, D), or None.
-        targets: As for `jaxmlp.loss`, or None.
+        targets: As for `jaxmlp.loss`, and so handed to the function; or None, for classes (N,) with
+            softmax cross-entropy and numbers (N, K) else, also where K = 1.
         sample_weight: (N,), or None for no weights; a function of the user's knows its weights.
         trials: How many draws; 1 where all is given.
         key: A typed key for the draws.
