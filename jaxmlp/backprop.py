@@ -50,7 +50,7 @@ def product(network: Network, left: Array, right: Array) -> Array:
     wide = np.promote_types(left.dtype, np.float32)
 
     def multiply(left: Array, right: Array) -> Array:
-        return jnp.matmul(left, right, precision=precision, preferred_element_type=wide)
+        return jax.lax.dot(left, right, precision=precision, preferred_element_type=wide)
 
     if left.dtype == wide:
         return multiply(left, right)

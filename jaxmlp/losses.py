@@ -17,6 +17,7 @@ softmax cross-entropy, and diagonal for the others: σ(z)σ(−z), 1 and e^z.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -68,6 +69,7 @@ class _Softmax(NamedTuple):
     rest: Array
 
 
+@partial(jax.jit, inline=True)  # traced once: the loss, its derivative and the prediction take it
 def _softmax(z: Array) -> _Softmax:
     # Each e_j is the square of its root, and held R² times as large: beside e_j = 1 every other one
     # could be below the normal numbers, and flushed to 0, where their sum is not. R is a power of 2
@@ -80,12 +82,12 @@ def _softmax(z: Array) -> _Softmax:
     root = scale * jnp.exp(z / 2 - half)
     largest = root == scale
     e = root * root
-    others = e - jnp.where(largest, jnp.asarray(one, z.dtype), 0)
+    others = jax.lax.select(largest, e - one, e)
     ties = jnp.sum(largest.astype(z.dtype), axis=0, keepdims=True) - 1
     tail = jnp.sum(others, axis=0, keepdims=True) / one + ties
     total = 1 + tail
     share = 1 / total / one  # the derivative of 1 / (one · total) would overflow
-    rest = (jnp.where(largest, tail, total) * one - others) * share
+    rest = jax.lax.select(largest, tail * one - others, total * one - others) * share
     return _Softmax(2 * half, jnp.log1p(tail), e * share, rest)
 
 
@@ -109,8 +111,8 @@ def _one_hot(t: Array, z: Array) -> Array:
     Of columns: classes (B,) as distributions (K, B).
     """
     index, is_class = (part[None] for part in _index(t, z))
-    numbers = jnp.arange(z.shape[0], dtype=index.dtype)
-    one_hot = (jnp.reshape(numbers, (-1,) + (1,) * (z.ndim - 1)) == index).astype(z.dtype)
+    numbers = jax.lax.broadcasted_iota(index.dtype, z.shape, 0)
+    one_hot = (numbers == index).astype(z.dtype)
     return jnp.where(is_class, one_hot, jnp.nan)
 
 
@@ -129,9 +131,10 @@ def _softmax_value(z: Array, t: Array) -> Array:
     """Return Σ_k t_k ((z_a − z_k) + log1p(Σ_{j≠a} e^{z_j − z_a})), every term ≥ 0."""
     if _is_class(t, z):  # the one term that is not 0: less to compute than a sum with zeros
         softmax, (index, is_class) = _softmax(z), _index(t, z)
-        own = z.at[jnp.where(is_class, index, 0)].get(mode="promise_in_bounds")
-        value = (softmax.shift - own) + softmax.log_total
-        return jnp.where(is_class, value[0], jnp.nan)
+        index = jax.lax.select(is_class, index, jnp.zeros_like(index))
+        own = z.at[index].get(mode="promise_in_bounds")
+        value = ((softmax.shift - own) + softmax.log_total)[0]
+        return jax.lax.select(is_class, value, jnp.full_like(value, jnp.nan))
     return jnp.sum(_distribution(z, t) * _softmax_target_gradient(z, t))
 
 
