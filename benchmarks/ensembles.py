@@ -63,7 +63,7 @@ def run(
     device: str, quick: bool, data_dir: str | None, show: Show, wanted: Sequence[str] = ()
 ) -> list[Row]:
     """Return the times at once and in turn, and the networks a second as their number grows."""
-    result = []
+    result, patience = [], machine.Patience(device, quick)
     for case, (n_examples, sizes, batch_size, count, epochs, bound, over) in (
         QUICK if quick else CASES
     ).items():
@@ -73,7 +73,7 @@ def run(
         data = problem(n_examples, sizes, data_dir)
         networks = Networks(data, sizes, batch_size, count, epochs)
         wrong = networks.difference()
-        times = timed(networks, 1 if quick else 3)
+        times = timed(networks, 1 if quick else 3, patience)
         new = [
             Row("ensembles", case, name, OURS, "s", note=wrong, **measured(values))
             for name, values in times.items()
@@ -169,7 +169,7 @@ def _leaves(tree: Any) -> list[Any]:
     return jax.tree.leaves(tree)
 
 
-def timed(networks: Networks, rounds: int) -> dict[str, list[float]]:
+def timed(networks: Networks, rounds: int, patience: machine.Patience) -> dict[str, list[float]]:
     """Return the seconds of each way in every round, with other learning rates in each."""
     import jax
 
@@ -178,6 +178,7 @@ def timed(networks: Networks, rounds: int) -> dict[str, list[float]]:
     rng = np.random.default_rng(0)
     for number in range(rounds):
         for name in rng.permutation(list(ways)).tolist():
+            patience.wait()
             begin = time.perf_counter()
             jax.block_until_ready(ways[name](networks.own * (1 + 0.01 * number)))
             times[name].append(time.perf_counter() - begin)

@@ -1,12 +1,14 @@
 """The machine that is measured: which it is, its threads, and how fast it can be at best."""
 
 import functools
+import hashlib
 import os
 import platform
 import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,10 @@ import numpy as np
 THREADS = 2
 _SECONDS = 0.05  # of one product, at each trial
 _TRIALS = 5
+# Both cores are ours while each of two threads takes at most so much longer than one alone.
+_ALONE = 1.4
+_LOOKS = 3  # before somebody else is said to be there
+_HASHED = bytes(2**22)  # 2 to 3 ms
 
 
 def pin() -> None:
@@ -26,6 +32,55 @@ def pin() -> None:
     """
     if hasattr(os, "sched_setaffinity") and os.environ.get("JAX_PLATFORMS") != "cuda":
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+
+def disturbed() -> bool:
+    """Tell whether somebody else is at our cores: whether two threads at once are slower than one.
+
+    Of the processes that are measured no one may be working; their threads may still look for work,
+    so there are several looks.
+    """
+    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < THREADS:
+        return False
+    for _ in range(_LOOKS):
+        if _seconds_of_threads(THREADS) < _ALONE * _seconds_of_threads(1):
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _seconds_of_threads(count: int) -> float:
+    """Return how long threads take that each do the same at once."""
+    threads = [
+        threading.Thread(target=lambda: hashlib.sha256(_HASHED).digest()) for _ in range(count)
+    ]
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - begin
+
+
+class Patience:
+    """So many seconds in all that may be waited until nobody else is at our cores.
+
+    A second job halves what is measured, for seconds at a time where the machine is a virtual one.
+    None where a GPU is measured, or only whether all is in order.
+    """
+
+    def __init__(self, device: str = "cpu", quick: bool = False, seconds: float = 60.0) -> None:
+        self.left = 0.0 if quick or device == "gpu" else seconds
+
+    def wait(self) -> bool:
+        """Wait until nobody else is there, or no longer; return whether somebody was."""
+        begin, was = time.perf_counter(), False
+        while self.left > 0 and disturbed():
+            was = True
+            time.sleep(0.2)
+            now = time.perf_counter()
+            self.left, begin = self.left - (now - begin), now
+        return was
 
 
 def precision(device: str) -> str:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.machine import Patience
 from benchmarks.problems import Case
 from benchmarks.processes import ROOT, environment
 from benchmarks.rows import Row, measured
@@ -32,11 +33,13 @@ def run(device: str, quick: bool, show: Show) -> list[Row]:
     """Return the times of the process with and without a compile cache, and of compiling."""
     rounds = 1 if quick else 5
     times: dict[str, list[float]] = {"cold": [], "warm": []}
+    patience = Patience(device, quick)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(rounds):
             cache = folder / f"cache-{number}"
             for state in times:  # the cold one fills the cache of the warm one
+                patience.wait()
                 seconds = process_seconds(cache, folder / f"{state}-{number}", device)
                 times[state].append(seconds)
     result = [
@@ -51,6 +54,7 @@ def run(device: str, quick: bool, show: Show) -> list[Row]:
         for who in (IDENTICAL, OURS_TOO, OURS):
             worked = Worked(device, [who])
             try:
+                patience.wait()
                 with tempfile.TemporaryDirectory() as name:
                     failed = worked.build(case, Path(name))
                 if who not in failed:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import Patience
 from benchmarks.processes import Worker, serve
 from benchmarks.rows import Row, measured
 from benchmarks.training import OURS, Show
@@ -64,11 +65,13 @@ def compared(case: str, arguments: list[str], device: str, rounds: int, quick: b
         for how in ("disk", "memory")
     }
     rates: dict[str, list[float]] = {how: [] for how in workers}
+    patience = Patience(device, quick)
     try:
         params = [worker.ask("params") for worker in workers.values()]
         note = "" if params[0] == params[1] else "DIFFERENT from memory"
         for _ in range(rounds):
             for how, worker in workers.items():
+                patience.wait()
                 rates[how].append(worker.ask("epoch"))
         grown = {how: worker.ask("memory") for how, worker in workers.items()}
     finally:

@@ -3,6 +3,7 @@
 Run as a module it is the worker of one library.
 """
 
+import itertools
 import math
 import statistics
 import sys
@@ -74,11 +75,14 @@ def small_cases(quick: bool) -> list[Case]:
 class Worked:
     """The workers of all libraries, and one case at a time with each of them."""
 
-    def __init__(self, device: str, names: Sequence[str], table: str = "training") -> None:
+    def __init__(
+        self, device: str, names: Sequence[str], table: str = "training", quick: bool = False
+    ) -> None:
         self.workers = {
             who: Worker("benchmarks.training", who, device, table, device=device) for who in names
         }
         self.table, self.device = table, device
+        self.patience = machine.Patience(device, quick)
         self.missing: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         self.compiling: dict[str, float | None] = {}
@@ -95,7 +99,10 @@ class Worked:
                 asked[who] = folder / f"{number}.npz"
         # Two at a time, unless it is timed how long they compile. On a GPU PyTorch's beside JAX's:
         # XLA tries products out there, and two of its programs would disturb each other's trials.
-        lanes = [[who] for who in asked]
+        # The halves in turn, so that PyTorch's two do not wait for work on both cores at once.
+        half = list(asked)[: -(-len(asked) // 2)]
+        pairs = itertools.zip_longest(half, list(asked)[len(half) :])
+        lanes = [[who] for pair in pairs for who in pair if who is not None]
         if self.device == "gpu":
             ours = [who for who in asked if not who.startswith("PyTorch")]
             lanes = [ours, [who for who in asked if who not in ours]]
@@ -151,7 +158,8 @@ class Worked:
     def seconds(self, names: Sequence[str], rounds: int) -> dict[str, list[float]]:
         """Return the times of one run of the steps, round by round and in turn.
 
-        Whoever fails meanwhile is left out from then on, and `missing` says why.
+        A run at whose end somebody else is at our cores is done again, whoever's it is. Whoever
+        fails meanwhile is left out from then on, and `missing` says why.
         """
         times: dict[str, list[float]] = {who: [] for who in names}
         rng = np.random.default_rng(0)
@@ -160,13 +168,19 @@ class Worked:
                 if who in self.missing:
                     continue
                 try:
-                    times[who].append(self.workers[who].ask(None))
+                    times[who].append(self._undisturbed(who))
                 except Unanswered as error:
                     self.missing[who] = str(error)
                     del times[who]
-                if LIBRARIES.get(who, ("",))[0] == "scikit_learn":
-                    time.sleep(SPIN)
         return times
+
+    def _undisturbed(self, who: str) -> float:
+        while True:
+            seconds = self.workers[who].ask(None)
+            if LIBRARIES.get(who, ("",))[0] == "scikit_learn":
+                time.sleep(SPIN)
+            if not self.patience.wait():
+                return seconds
 
     def end(self) -> None:
         """End all workers."""
@@ -250,7 +264,7 @@ def gradients(device: str, quick: bool, show: Show, wanted: Sequence[str] = ()) 
         cases += [Case((64, 32, 10), 32, 1000), Case((784, 1024, 10), 128, 20)]
         cases += [Case((784, 256, 256, 10), 256, 40)]
     result: list[Row] = []
-    worked = Worked(device, list(GRADIENTS), "gradient")
+    worked = Worked(device, list(GRADIENTS), "gradient", quick)
     try:
         for case in (case for case in cases if chosen(case.name, wanted)):
             with tempfile.TemporaryDirectory() as folder:
@@ -312,7 +326,7 @@ def run(suite: str, device: str, quick: bool, show: Show, wanted: Sequence[str] 
     cases = epoch_cases(quick, device) if suite == "epoch" else small_cases(quick)
     names = [who for who in LIBRARIES if device == "gpu" or who != "PyTorch, CUDA graph"]
     all_rows: list[Row] = []
-    worked = Worked(device, names)
+    worked = Worked(device, names, quick=quick)
     limits = Limits(device)
     try:
         for case in (case for case in cases if chosen(case.name, wanted)):

@@ -96,12 +96,36 @@ def test_a_library_that_differs_is_not_timed(monkeypatch, wrong):
     workers: dict = {who: Answering() for who in (training.OURS, training.IDENTICAL)}
     worked.workers = workers
     shown = []
-    monkeypatch.setattr(training, "Worked", lambda *_: worked)
+    monkeypatch.setattr(training, "Worked", lambda *_, **__: worked)
     monkeypatch.setattr(training, "Limits", lambda _: Answering())
     training.run("small", "cpu", True, shown.extend)
     notes = {row.who: row.note for row in shown if row.note}
     assert notes[training.IDENTICAL].startswith("DIFFERENT from NumPy in float64 by")
     assert not any(row.who == training.IDENTICAL and row.median for row in shown)
+
+
+def test_a_run_that_somebody_else_disturbed_is_done_again_while_there_is_patience(monkeypatch):
+    looks = iter([True, False, False, False])  # somebody is there after the first run, and goes
+    monkeypatch.setattr(machine, "disturbed", lambda: next(looks))
+    worked = training.Worked("cpu", [])
+    seconds = iter([9.0, 1.0, 2.0])
+    counting: dict = {"one": Answering()}
+    counting["one"].ask = lambda question: next(seconds)
+    worked.workers = counting
+    assert worked.seconds(["one"], 2) == {"one": [1.0, 2.0]}
+    # Nor is it waited for ever, nor at all in a quick run and beside a GPU.
+    monkeypatch.setattr(machine, "disturbed", lambda: True)
+    patience = machine.Patience(seconds=0.3)
+    while patience.wait():
+        pass
+    assert patience.left <= 0
+    assert not machine.Patience("gpu").wait() and not machine.Patience(quick=True).wait()
+
+
+@pytest.mark.parametrize("slower, expected", [(1.1, False), (2.0, True)])
+def test_somebody_is_there_where_two_threads_are_slower_than_one(monkeypatch, slower, expected):
+    monkeypatch.setattr(machine, "_seconds_of_threads", lambda n: slower if n > 1 else 1.0)
+    assert machine.disturbed() is expected
 
 
 class Answering:
