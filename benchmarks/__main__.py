@@ -120,6 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="only the cases whose names contain one of these, where a suite has several",
     )
     parser.add_argument("--quick", action="store_true", help="one small round: is all in order?")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=machine.Patience.seconds,
+        metavar="SECONDS",
+        help="how long a suite may wait in all until nobody else is at the two cores",
+    )
     parser.add_argument("--check", action="store_true", help="exit 1 where a bound is missed")
     parser.add_argument("--data-dir", help="where MNIST is, for time_to_accuracy")
     parser.add_argument("--report", action="store_true", help="write the report from what is kept")
@@ -135,9 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # of JAX's workers and of PyTorch's
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several processes share one GPU
     pin()
+    machine.Patience.seconds = options.patience
     missed: list[Row] = []
     for suite in SUITES if options.suite == "all" else filter(None, [options.suite]):
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), machine.Patience.waited
         jax = importlib.metadata.version("jax")
         name = machine.device_name(options.device)
         precision = machine.precision(options.device)
@@ -145,7 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep = partial(rows.append, about=about)
         result = measured(suite, options.device, options.quick, data_dir, options.cases, keep)
         took, spread = time.perf_counter() - begin, rows.spread(result)
-        print(f"{suite}: {took:.0f} s{'' if spread is None else about_rounds(spread)}", flush=True)
+        rounds = "" if spread is None else about_rounds(spread)
+        waited = machine.Patience.waited - waited
+        print(f"{suite}: {took:.0f} s, {waited:.0f} of them waited{rounds}", flush=True)
         # Bounds are of quiet machines and whole runs, equality is of every run.
         missed += [row for row in result if wrong(row) or not (options.quick or row.holds)]
     if options.report or not options.quick:

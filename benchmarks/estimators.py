@@ -133,7 +133,7 @@ def main() -> None:
         spread = statistics.stdev(found)
         print(f"  digits, test accuracy of {who:<14} {statistics.mean(found):.4f} ± {spread:.4f}")
     print(f"{'seconds of fit, median':<44} {'theirs':>8} {'ours':>8} {'ratio':>7}")
-    missed, patience = [], Patience(seconds=120)
+    missed, patience = [], Patience()
     with tempfile.TemporaryDirectory() as cache:
         for title, task, warm, bound in ROWS:
             if task.startswith("mnist") and data_dir is None:

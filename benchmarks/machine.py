@@ -67,10 +67,17 @@ class Patience:
 
     A second job halves what is measured, for seconds at a time where the machine is a virtual one.
     None where a GPU is measured, or only whether all is in order.
+
+    Attributes:
+        seconds: How much of it a suite has.
+        waited: How many seconds were waited in this process, in all.
     """
 
-    def __init__(self, device: str = "cpu", quick: bool = False, seconds: float = 60.0) -> None:
-        self.left = 0.0 if quick or device == "gpu" else seconds
+    seconds = 60.0
+    waited = 0.0
+
+    def __init__(self, device: str = "cpu", quick: bool = False) -> None:
+        self.left = 0.0 if quick or device == "gpu" else self.seconds
 
     def wait(self) -> bool:
         """Wait until nobody else is there, or no longer; return whether somebody was."""
@@ -79,7 +86,9 @@ class Patience:
             was = True
             time.sleep(0.2)
             now = time.perf_counter()
-            self.left, begin = self.left - (now - begin), now
+            self.left -= now - begin
+            Patience.waited += now - begin
+            begin = now
         return was
 
 
