@@ -19,8 +19,8 @@ import numpy as np
 THREADS = 2
 _SECONDS = 0.05  # of one product, at each trial
 _TRIALS = 5
-# Both cores are ours while each of two threads takes at most so much longer than one alone.
-_ALONE = 1.4
+# Both cores are ours while one thread, and each of two, takes at most so much longer than one did.
+_ALONE = 1.3
 _LOOKS = 3  # before somebody else is said to be there
 _HASHED = bytes(2**22)  # 2 to 3 ms
 
@@ -34,19 +34,51 @@ def pin() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
 
 
-def disturbed() -> bool:
-    """Tell whether somebody else is at our cores: whether two threads at once are slower than one.
+class Patience:
+    """So many seconds in all that may be waited until nobody else is at our cores.
 
-    Of the processes that are measured no one may be working; their threads may still look for work,
-    so there are several looks.
+    Whoever else is there makes what is measured up to twice as slow, for seconds at a time where
+    the machine is a virtual one. None where a GPU is measured, or only whether all is in order.
+
+    Attributes:
+        seconds: How much of it a suite has.
+        waited: How many seconds were waited in this process, in all.
     """
-    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < THREADS:
-        return False
-    for _ in range(_LOOKS):
-        if _seconds_of_threads(THREADS) < _ALONE * _seconds_of_threads(1):
+
+    seconds = 60.0
+    waited = 0.0
+    _least = float("inf")  # that a look took in this process
+
+    def __init__(self, device: str = "cpu", quick: bool = False) -> None:
+        self.left = 0.0 if quick or device == "gpu" else self.seconds
+
+    def wait(self) -> bool:
+        """Wait until nobody else is there, or no longer; return whether somebody was."""
+        begin, was = time.perf_counter(), False
+        while self.left > 0 and self._disturbed():
+            was = True
+            time.sleep(0.2)
+            now = time.perf_counter()
+            self.left -= now - begin
+            Patience.waited += now - begin
+            begin = now
+        return was
+
+    def _disturbed(self) -> bool:
+        """Tell whether a piece of work takes longer than it did, alone or on both cores at once.
+
+        Of the processes that are measured no one may be working; their threads may still look for
+        work, so there are several looks.
+        """
+        if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < THREADS:
             return False
-        time.sleep(0.02)
-    return True
+        for _ in range(_LOOKS):
+            alone, both = _seconds_of_threads(1), _seconds_of_threads(THREADS)
+            Patience._least = min(Patience._least, alone)
+            if max(alone, both) < _ALONE * Patience._least:
+                return False
+            time.sleep(0.02)
+        return True
 
 
 def _seconds_of_threads(count: int) -> float:
@@ -60,36 +92,6 @@ def _seconds_of_threads(count: int) -> float:
     for thread in threads:
         thread.join()
     return time.perf_counter() - begin
-
-
-class Patience:
-    """So many seconds in all that may be waited until nobody else is at our cores.
-
-    A second job halves what is measured, for seconds at a time where the machine is a virtual one.
-    None where a GPU is measured, or only whether all is in order.
-
-    Attributes:
-        seconds: How much of it a suite has.
-        waited: How many seconds were waited in this process, in all.
-    """
-
-    seconds = 60.0
-    waited = 0.0
-
-    def __init__(self, device: str = "cpu", quick: bool = False) -> None:
-        self.left = 0.0 if quick or device == "gpu" else self.seconds
-
-    def wait(self) -> bool:
-        """Wait until nobody else is there, or no longer; return whether somebody was."""
-        begin, was = time.perf_counter(), False
-        while self.left > 0 and disturbed():
-            was = True
-            time.sleep(0.2)
-            now = time.perf_counter()
-            self.left -= now - begin
-            Patience.waited += now - begin
-            begin = now
-        return was
 
 
 def precision(device: str) -> str:

@@ -106,7 +106,7 @@ def test_a_library_that_differs_is_not_timed(monkeypatch, wrong):
 
 def test_a_run_that_somebody_else_disturbed_is_done_again_while_there_is_patience(monkeypatch):
     looks = iter([True, False, False, False])  # somebody is there after the first run, and goes
-    monkeypatch.setattr(machine, "disturbed", lambda: next(looks))
+    monkeypatch.setattr(machine.Patience, "_disturbed", lambda _: next(looks))
     worked = training.Worked("cpu", [])
     seconds = iter([9.0, 1.0, 2.0])
     counting: dict = {"one": Answering()}
@@ -114,7 +114,7 @@ def test_a_run_that_somebody_else_disturbed_is_done_again_while_there_is_patienc
     worked.workers = counting
     assert worked.seconds(["one"], 2) == {"one": [1.0, 2.0]}
     # Nor is it waited for ever, nor at all in a quick run and beside a GPU.
-    monkeypatch.setattr(machine, "disturbed", lambda: True)
+    monkeypatch.setattr(machine.Patience, "_disturbed", lambda _: True)
     monkeypatch.setattr(machine.Patience, "seconds", 0.3)
     monkeypatch.setattr(machine.Patience, "waited", 0.0)
     patience = machine.Patience()
@@ -124,10 +124,17 @@ def test_a_run_that_somebody_else_disturbed_is_done_again_while_there_is_patienc
     assert not machine.Patience("gpu").wait() and not machine.Patience(quick=True).wait()
 
 
-@pytest.mark.parametrize("slower, expected", [(1.1, False), (2.0, True)])
-def test_somebody_is_there_where_two_threads_are_slower_than_one(monkeypatch, slower, expected):
-    monkeypatch.setattr(machine, "_seconds_of_threads", lambda n: slower if n > 1 else 1.0)
-    assert machine.disturbed() is expected
+@pytest.mark.parametrize(
+    "alone, both, there", [(1.0, 1.1, False), (1.0, 2.0, True), (1.6, 1.7, True)]
+)
+def test_somebody_is_there_where_a_thread_is_slower_than_it_was(monkeypatch, alone, both, there):
+    monkeypatch.setattr(machine, "_seconds_of_threads", lambda n: both if n > 1 else alone)
+    monkeypatch.setattr(machine.Patience, "_least", 1.0)
+    monkeypatch.setattr(machine.Patience, "waited", 0.0)
+    patience = machine.Patience()
+    patience.left = 0.1
+    assert patience.wait() is there
+    assert (machine.Patience.waited > 0) is there
 
 
 class Answering:
