@@ -1,5 +1,6 @@
 """The loop over steps: one by one on a CPU, in blocks on a GPU, and the same in both."""
 
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-from jaxmlp import MLPClassifier, Network, fit, init
+from jaxmlp import MLPClassifier, Network, fit, fit_ensemble, init, init_members
 from jaxmlp.batch import Batch
 from jaxmlp.data import open_stored
 from jaxmlp.estimators import epochs as estimator_epochs
@@ -285,6 +287,72 @@ def test_columns_pay_for_small_networks_and_large_batches(
     on_gpu = (batches.columns_pay(Network(sizes), size, dtype, False) for size in (1023, 1024))
     assert list(on_gpu) == [False, sizes[-1] <= 32 and dtype != np.float16]
     assert batches.columns_pay(Network(sizes), 1024, dtype, True) is False
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((784, 32, 10), True), ((784, 512, 512, 10), True), ((784, 512, 514, 10), False),
+        ((128, 128, 10), False), ((129, 128, 10), True), ((784, 10), False),
+    ],
+)  # fmt: skip
+def test_late_gradients_pay_for_wide_inputs_where_no_other_layer_is_large(
+    sizes, expected, monkeypatch
+):
+    monkeypatch.setattr(batches, "on_a_gpu", lambda: False)
+    assert batches.late_gradients_pay(Network(sizes)) is expected
+    monkeypatch.setattr(batches, "on_a_gpu", lambda: True)
+    assert batches.late_gradients_pay(Network(sizes)) is False
+
+
+def copies_of_weights(late):
+    network, optimizer = Network((40, 24, 20, 3), "relu"), optax.sgd(0.1)
+    params = init(network, jax.random.key(0))
+    state = steps.TrainingState(params, optimizer.init(params))
+
+    def run(state, x, t):
+        def step(_, state):
+            return steps.training_step(network, optimizer, state, Batch(x, t, None), late=late)[0]
+
+        return jax.lax.fori_loop(0, 9, step, state)
+
+    x, t = np.ones((16, 40), np.float32), np.zeros(16, np.int32)
+    program = jax.jit(run, donate_argnums=0).lower(state, x, t).compile().as_text()
+    return len(re.findall(r"= f32\[20,24\]\S* copy\(", program))
+
+
+def test_late_gradients_spare_the_copy_of_the_weights():
+    if jax.default_backend() != "cpu":
+        pytest.skip("what is copied is asked of XLA on a CPU")
+    assert [copies_of_weights(late) for late in (False, True)] == [1, 0]
+
+
+def test_training_with_late_gradients_is_training(monkeypatch):
+    def run(late):
+        monkeypatch.setattr(steps, "late_gradients_pay", lambda _: late)
+        jax.clear_caches()
+        return jax.tree.leaves(trained().params)
+
+    late, plain = run(True), run(False)
+    jax.clear_caches()
+    for one, other in zip(late, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-14)
+
+
+def test_late_gradients_are_asked_for_of_one_network_on_one_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr(steps, "late_gradients_pay", lambda _: asked.append(1) or True)
+    x, t = problem()
+    network = Network((5, 4, 3))
+    params = init(network, jax.random.key(0))
+    for devices in (None, jax.devices()[:1]):
+        jax.clear_caches()
+        fit(network, params, x, t, key=jax.random.key(1), epochs=1, devices=devices)
+        assert len(asked) == 1
+    members = init_members(network, jax.random.split(jax.random.key(0), 2))
+    fit_ensemble(network, members, x, t, key=jax.random.key(1), epochs=1)
+    assert len(asked) == 1
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize(

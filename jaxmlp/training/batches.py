@@ -24,6 +24,7 @@ _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
 # has more inputs and weights than these.
 _OUTPUTS, _MANY_ROWS, _FEW_ROWS, _INPUTS, _WEIGHTS = 32, 256, 32, 256, 2**14
 _MANY_ON_A_GPU = 1024
+_KEPT = 2**18  # weights of a layer, up to which a copy of them is best avoided
 
 
 class Block(NamedTuple):
@@ -146,6 +147,18 @@ def columns_pay(network: Network, batch_size: int, dtype: np.dtype, masked: bool
         return not masked
     small = all(a <= _INPUTS and a * b <= _WEIGHTS for a, b in itertools.pairwise(sizes))
     return batch_size >= _FEW_ROWS and small
+
+
+def late_gradients_pay(network: Network) -> bool:
+    """Return whether the gradients of one network's step are best held back for all deltas.
+
+    XLA writes a layer's new weights over the old ones only where it sees that these are read by
+    nothing later; the deltas below are not later where the new weights depend on them. Otherwise it
+    copies the weights first. Not for large ones, whose copy is made beside the products; and small
+    networks gain nothing.
+    """
+    first, *others = (a * b for a, b in itertools.pairwise(network.sizes))
+    return not on_a_gpu() and first > _WEIGHTS and bool(others) and max(others) <= _KEPT
 
 
 def _rows(array: Array, numbers: Array) -> Array:

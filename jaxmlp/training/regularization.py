@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxmlp.batch import Batch, Pass, mean_gradient, pass_batch
 from jaxmlp.evaluation import Sums, batch_sums
@@ -51,15 +51,18 @@ def batch_gradient(
     key: Array | None,
     dtype: DTypeLike | None,
     columns: bool = False,
+    late: bool = False,
 ) -> tuple[Parameters, Sums]:
     """Return our gradient of the mean loss of a batch as trained, like `params`, and its figures.
 
     With privacy it is the clipped and noised one of `jaxmlp.private_gradient`. The figures are
     those of the parameters before any step, with the targets as trained for the loss, and the masks
-    as drawn. The examples are known to be finite, also those of weight 0.
+    as drawn. The examples are known to be finite, also those of weight 0. With `late`, see
+    `late_gradients_pay`, no layer's gradient is ready before all deltas are.
     """
     result = pass_as_trained(network, params, batch, regularization, key, dtype, columns)
-    gradient = gradient_of_pass(network, params, result, batch.weights, regularization, key)
+    one = _one_after(result.deltas[0]) if late else 1.0
+    gradient = gradient_of_pass(network, params, result, batch.weights, regularization, key, one)
     return gradient, batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
 
 
@@ -70,15 +73,25 @@ def gradient_of_pass(
     weights: Array | None,
     regularization: Regularization,
     key: Array | None,
+    factor: ArrayLike = 1.0,
 ) -> Parameters:
-    """Return the gradient of `batch_gradient` from the pass over its batch, like `params`."""
+    """Return the gradient of `batch_gradient` from the pass over its batch, like `params`.
+
+    Without privacy it is multiplied by the factor ().
+    """
     if regularization.privacy is None:
-        return mean_gradient(network, params, result, weights)
+        return mean_gradient(network, params, result, weights, factor)
     assert key is not None
     noise_key = jax.random.fold_in(key, _NOISE)
     return noised_mean(
         network, params, result, *regularization.privacy, noise_key, finite_rows=True
     )[0]
+
+
+def _one_after(deltas: Array) -> Array:
+    """Return 1 (), which is known when the deltas (N, n) are: NaN where the first of them is."""
+    first = deltas[0, 0]
+    return jnp.where(jnp.isnan(first), first, jnp.ones_like(first))
 
 
 def pass_as_trained(

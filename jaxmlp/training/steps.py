@@ -21,6 +21,7 @@ from jaxmlp.training.batches import (
     block_of,
     columns_pay,
     epoch_batch,
+    late_gradients_pay,
     some_batches,
 )
 from jaxmlp.training.distributed import Placement
@@ -75,6 +76,7 @@ def training_step(
     count: Array | None = None,
     dtype: DTypeLike | None = None,
     columns: bool = False,
+    late: bool = False,
 ) -> tuple[TrainingState, Sums]:
     """Return the state after one step of the optimiser along our gradient of a batch.
 
@@ -88,13 +90,16 @@ def training_step(
         count: For the average: the number () of this step, from 0.
         dtype: The dtype of the products, or None for that of the parameters.
         columns: Whether the examples go through the layers as columns.
+        late: Whether the gradient of every layer waits for the deltas of all.
 
     Returns:
         The state; and the sums of `batch_gradient`, before the step.
     """
     params: Any = state.params  # optax's own types name only what its functions return
     gradient: Any
-    gradient, sums = batch_gradient(network, params, batch, regularization, key, dtype, columns)
+    gradient, sums = batch_gradient(
+        network, params, batch, regularization, key, dtype, columns, late
+    )
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
     moved: Any = optax.apply_updates(params, updates)
     if regularization.max_norm is not None:
@@ -155,6 +160,8 @@ def take_steps(
         and regularization.privacy is None
         and columns_pay(network, batch_size, dtype, regularization.dropout is not None)
     )
+    alone = not members and placement is None
+    late = alone and late_gradients_pay(network)
     # On a GPU the three sums are an array: three additions are one kernel then, and the barrier
     # keeps that from being one with the reductions before it, which would be slower than all four.
     as_one = on_a_gpu()
@@ -180,6 +187,7 @@ def take_steps(
             count=count,
             dtype=half,
             columns=columns,
+            late=late,
         )
         if as_one:
             total += jnp.stack(jax.lax.optimization_barrier(sums))
@@ -193,7 +201,6 @@ def take_steps(
     span = place["first"], place["end"]
     batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
     begin = state, jnp.stack(progress) if as_one else progress
-    alone = not members and placement is None
     size = batches_a_gather(network, examples, order, batch_size) if alone else 1
     if order is None or size <= 1:
         state, total = loop_over(
