@@ -135,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--suite: expected one of what is measured, or --report")
     if options.precision == "tf32" and options.device == "cpu":
         parser.error("--precision tf32: expected --device gpu with it, a CPU computes in float32")
+    if not 0 <= options.patience < float("inf"):
+        parser.error(f"--patience {options.patience}: expected a number of seconds, 0 or more")
     data_dir = None if options.data_dir is None else os.path.abspath(options.data_dir)
     os.environ["JAX_PLATFORMS"] = "cpu" if options.device == "cpu" else "cuda"
     os.environ.pop("JAX_DEFAULT_MATMUL_PRECISION", None)

@@ -119,8 +119,8 @@ def main() -> None:
     parser.add_argument("--worker", choices=("ours", "scikit-learn"))
     parser.add_argument("--task")
     options = parser.parse_args()
+    pin()
     if options.worker:
-        pin()
         print(json.dumps(work(options.worker, options.task, options.data_dir)))
         return
     import jax

@@ -59,10 +59,14 @@ class Patience:
             was = True
             time.sleep(0.2)
             now = time.perf_counter()
-            self.left -= now - begin
-            Patience.waited += now - begin
+            self.spend(now - begin)
             begin = now
         return was
+
+    def spend(self, seconds: float) -> None:
+        """Count what was waited, or what a run took that was done again."""
+        self.left -= seconds
+        Patience.waited += seconds
 
     def _disturbed(self) -> bool:
         """Tell whether a piece of work takes longer than it did, alone or on both cores at once.

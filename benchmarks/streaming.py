@@ -34,7 +34,7 @@ ALLOWED = 0.2  # of what the data would take
 
 def run(device: str, quick: bool, show: Show) -> list[Row]:
     """Return the examples a second from disk and from memory, and the memory that it took."""
-    result = []
+    result, patience = [], Patience(device, quick)
     for dtype, n_examples, networks in QUICK if quick else CASES:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "inputs.npy")
@@ -43,7 +43,7 @@ def run(device: str, quick: bool, show: Show) -> list[Row]:
             for sizes, shuffle in pairs:
                 case = f"{dtype}, {sizes}, B={BATCH}, shuffle {shuffle}"
                 how = [str(file), shuffle, sizes]
-                new = compared(case, how, device, 1 if quick else ROUNDS, quick)
+                new = compared(case, how, device, quick, patience)
                 show(new)
                 result += new
     return result
@@ -58,18 +58,19 @@ def write(file: Path, dtype: str, n_examples: int) -> None:
         array[start : start + 10_000] = part if dtype == "uint8" else part / np.float32(255)
 
 
-def compared(case: str, arguments: list[str], device: str, rounds: int, quick: bool) -> list[Row]:
+def compared(
+    case: str, arguments: list[str], device: str, quick: bool, patience: Patience
+) -> list[Row]:
     """Return the rows of one file."""
     workers = {
         how: Worker("benchmarks.streaming", how, *arguments, device=device)
         for how in ("disk", "memory")
     }
     rates: dict[str, list[float]] = {how: [] for how in workers}
-    patience = Patience(device, quick)
     try:
         params = [worker.ask("params") for worker in workers.values()]
         note = "" if params[0] == params[1] else "DIFFERENT from memory"
-        for _ in range(rounds):
+        for _ in range(1 if quick else ROUNDS):
             for how, worker in workers.items():
                 patience.wait()
                 rates[how].append(worker.ask("epoch"))

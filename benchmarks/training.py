@@ -175,12 +175,18 @@ class Worked:
         return times
 
     def _undisturbed(self, who: str) -> float:
-        while True:
-            seconds = self.workers[who].ask(None)
-            if LIBRARIES.get(who, ("",))[0] == "scikit_learn":
-                time.sleep(SPIN)
-            if not self.patience.wait():
-                return seconds
+        seconds = self._turn(who)
+        while self.patience.wait():
+            begin = time.perf_counter()
+            seconds = self._turn(who)
+            self.patience.spend(time.perf_counter() - begin)
+        return seconds
+
+    def _turn(self, who: str) -> float:
+        seconds = self.workers[who].ask(None)
+        if LIBRARIES.get(who, ("",))[0] == "scikit_learn":
+            time.sleep(SPIN)
+        return seconds
 
     def end(self) -> None:
         """End all workers."""

@@ -134,7 +134,7 @@ def _softmax_value(z: Array, t: Array) -> Array:
         index = jax.lax.select(is_class, index, jnp.zeros_like(index))
         own = z.at[index].get(mode="promise_in_bounds")
         value = ((softmax.shift - own) + softmax.log_total)[0]
-        return jax.lax.select(is_class, value, jnp.full_like(value, jnp.nan))
+        return jnp.where(is_class, value, jnp.nan)
     return jnp.sum(_distribution(z, t) * _softmax_target_gradient(z, t))
 
 

@@ -118,14 +118,14 @@ def test_a_run_that_somebody_else_disturbed_is_done_again_while_there_is_patienc
     monkeypatch.setattr(machine.Patience, "seconds", 0.3)
     monkeypatch.setattr(machine.Patience, "waited", 0.0)
     patience = machine.Patience()
-    while patience.wait():
-        pass
+    for _ in range(9):
+        patience.wait()
     assert patience.left <= 0 < 0.3 <= machine.Patience.waited
     assert not machine.Patience("gpu").wait() and not machine.Patience(quick=True).wait()
 
 
 @pytest.mark.parametrize(
-    "alone, both, there", [(1.0, 1.1, False), (1.0, 2.0, True), (1.6, 1.7, True)]
+    "alone, both, there", [(1.0, 1.1, False), (1.0, 2.0, True), (1.6, 1.1, True)]
 )
 def test_somebody_is_there_where_a_thread_is_slower_than_it_was(monkeypatch, alone, both, there):
     monkeypatch.setattr(machine, "_seconds_of_threads", lambda n: both if n > 1 else alone)
@@ -135,6 +135,22 @@ def test_somebody_is_there_where_a_thread_is_slower_than_it_was(monkeypatch, alo
     patience.left = 0.1
     assert patience.wait() is there
     assert (machine.Patience.waited > 0) is there
+
+
+@pytest.mark.parametrize("patience", ["-1", "nan", "inf", "long"])
+def test_patience_is_a_number_of_seconds(patience, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--suite", "small", "--quick", "--patience", patience])
+    assert ended.value.code == 2
+    assert "--patience" in capsys.readouterr().err
+
+
+def test_the_patience_that_is_asked_for_is_that_of_every_suite(monkeypatch):
+    monkeypatch.setattr(machine.Patience, "seconds", 60.0)
+    seen = []
+    monkeypatch.setattr(command, "measured", lambda *_: seen.append(machine.Patience().left) or [])
+    command.main(["--suite", "small", "--quick", "--patience", "7"])
+    assert seen == [7.0]
 
 
 class Answering:

@@ -339,19 +339,28 @@ def test_training_with_late_gradients_is_training(monkeypatch):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-14)
 
 
-def test_late_gradients_are_asked_for_of_one_network_on_one_device(monkeypatch):
-    asked = []
-    monkeypatch.setattr(steps, "late_gradients_pay", lambda _: asked.append(1) or True)
+def test_late_gradients_are_one_network_s_on_one_device_without_privacy(monkeypatch):
+    taken = []
+    step = steps.training_step
+
+    def watched(*arguments, late, **options):
+        taken.append(late)
+        return step(*arguments, late=late, **options)
+
+    monkeypatch.setattr(steps, "training_step", watched)
+    monkeypatch.setattr(steps, "late_gradients_pay", lambda _: True)
     x, t = problem()
     network = Network((5, 4, 3))
     params = init(network, jax.random.key(0))
-    for devices in (None, jax.devices()[:1]):
+    private: dict[str, Any] = {"noise_multiplier": 4.0, "clip_norm": 1.0, "delta": 1e-3}
+    ways: list[dict[str, Any]] = [{}, {"devices": jax.devices()[:1]}, private]
+    for own in ways:
         jax.clear_caches()
-        fit(network, params, x, t, key=jax.random.key(1), epochs=1, devices=devices)
-        assert len(asked) == 1
+        fit(network, params, x, t, key=jax.random.key(1), epochs=1, batch_size=32, **own)
+    assert taken == [True, False, False]
     members = init_members(network, jax.random.split(jax.random.key(0), 2))
     fit_ensemble(network, members, x, t, key=jax.random.key(1), epochs=1)
-    assert len(asked) == 1
+    assert taken == [True, False, False, False]
     jax.clear_caches()
 
 

@@ -158,6 +158,11 @@ def test_a_class_out_of_range_makes_loss_and_gradient_nan(t):
     assert np.isnan(SOFTMAX.gradient(z, jnp.int32(t))).all()
 
 
+def test_who_looks_for_nans_finds_none_in_the_loss_of_a_class():
+    with jax.debug_nans(True):
+        assert SOFTMAX.value(jnp.array([1.0, 2.0, 0.5]), jnp.int32(1)) > 0
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32])
 def test_classes_of_any_integer_dtype_are_right_where_there_are_more_outputs_than_it_can_count(
     dtype,

@@ -58,7 +58,7 @@ def batch_gradient(
     With privacy it is the clipped and noised one of `jaxmlp.private_gradient`. The figures are
     those of the parameters before any step, with the targets as trained for the loss, and the masks
     as drawn. The examples are known to be finite, also those of weight 0. With `late`, see
-    `late_gradients_pay`, no layer's gradient is ready before all deltas are.
+    `late_gradients_pay`, no layer's gradient is ready before all deltas are, but for privacy.
     """
     result = pass_as_trained(network, params, batch, regularization, key, dtype, columns)
     one = _one_after(result.deltas[0]) if late else 1.0

@@ -161,7 +161,7 @@ def take_steps(
         and columns_pay(network, batch_size, dtype, regularization.dropout is not None)
     )
     alone = not members and placement is None
-    late = alone and late_gradients_pay(network)
+    late = alone and regularization.privacy is None and late_gradients_pay(network)
     # On a GPU the three sums are an array: three additions are one kernel then, and the barrier
     # keeps that from being one with the reductions before it, which would be slower than all four.
     as_one = on_a_gpu()
