@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=float,
         default=machine.Patience.seconds,
         metavar="SECONDS",
-        help="how long a suite may wait in all until nobody else is at the two cores",
+        help="how long a suite may wait in all until nobody else is at the two cores; 60",
     )
     parser.add_argument("--check", action="store_true", help="exit 1 where a bound is missed")
     parser.add_argument("--data-dir", help="where MNIST is, for time_to_accuracy")
