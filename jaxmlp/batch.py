@@ -168,7 +168,7 @@ def without_garbage(network: Network, batch: Batch) -> tuple[Batch, Array | None
     """
     inputs, targets, weights = batch
     if weights is None:
-        return batch, None
+        return batch._replace(targets=_marked_classes(network, targets)), None
     sound = _finite_rows(inputs)
     if jnp.issubdtype(targets.dtype, jnp.floating):
         sound &= _finite_rows(targets)
@@ -177,6 +177,26 @@ def without_garbage(network: Network, batch: Batch) -> tuple[Batch, Array | None
     garbage = (weights == 0) & ~sound
     inputs, targets = blank(garbage, (inputs, targets))
     return Batch(inputs, targets, weights), garbage
+
+
+def _marked_classes(network: Network, targets: Array) -> Array:
+    """Return the targets, classes (N,) that are none as −1: what they are to a loss already.
+
+    A sum makes this a kernel of its own on a CPU, which waits for no product. XLA's runtime keeps
+    what is ready alone in the thread that dispatched it, so that three threads share two cores from
+    the first product on; of two it hands one over, and all that follows to its own threads.
+    """
+    if not LOSSES[network.loss].takes_classes or targets.ndim != 1:
+        return targets
+    ends = np.array([[0, network.sizes[-1]]], np.int32)
+
+    def marked(classes: Array) -> Array:
+        passed = jnp.sum(classes[:, None] >= ends, axis=1, dtype=np.int32)
+        return jnp.where(passed == 1, classes, -1)
+
+    # In a dtype in which −1 is none, and to which no wrong class narrows as right.
+    classes = targets.astype(np.int64 if targets.dtype.itemsize == 8 else np.int32)
+    return jax.lax.platform_dependent(classes, cpu=marked, default=lambda classes: classes)
 
 
 def _finite_rows(array: Array) -> Array:

@@ -1,5 +1,6 @@
 """The contractions over a batch, and the loss with our backward, against jax.grad."""
 
+import re
 from functools import cache, partial
 
 import jax
@@ -324,6 +325,27 @@ def test_a_class_out_of_range_makes_that_example_nan_and_no_other():
     assert np.isnan(loss(NETWORK, PARAMS, X, t))
     norms = np.asarray(jaxmlp.per_example_gradient_norms(NETWORK, PARAMS, X, t))
     np.testing.assert_array_equal(np.isnan(norms), np.arange(6) == 2)
+
+
+def kernels_that_wait_for_none(function, targets):
+    """Return how many instructions of a compiled function take its arguments alone."""
+    program = jax.jit(partial(function, NETWORK)).lower(PARAMS, X, targets).compile().as_text()
+    found = re.findall(r"(%\S+) = \S+ ([\w-]+)\((.*?)\)", program[program.index("\nENTRY") :])
+    given = {name for name, kind, _ in found if kind in ("parameter", "constant")}
+    return sum(
+        given.issuperset(re.findall(r"%[\w.-]+", operands))
+        for name, _, operands in found
+        if name not in given
+    )
+
+
+@pytest.mark.parametrize("name", ["loss_and_gradient", "per_example_gradient_norms"])
+def test_a_call_has_a_kernel_to_begin_with_beside_its_first_product(name):
+    if jax.default_backend() != "cpu":
+        pytest.skip("how a program is cut into kernels is asked of XLA on a CPU")
+    function = getattr(jaxmlp, name)
+    distributions = np.eye(2, dtype=np.float32)[T]  # their sums over the classes are one
+    assert [kernels_that_wait_for_none(function, t) for t in (distributions, T)] == [2, 2]
 
 
 # Clipping.
