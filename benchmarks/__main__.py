@@ -45,12 +45,14 @@ def measured(
 ) -> list[Row]:
     """Run a suite, show its rows as they come, and return them; kept even where it is ended early.
 
-    The bounds are those of two cores of a CPU: on a GPU none is asked for.
+    The bounds are those of two cores of a CPU, in a whole run: of a GPU and of a quick one nothing
+    is asked.
     """
     shown: list[Row] = []
+    asked = device != "gpu" and not quick
 
     def show(new: Sequence[Row]) -> None:
-        shown.extend(row._replace(bound="") if device == "gpu" else row for row in new)
+        shown.extend(row if asked else row._replace(bound="") for row in new)
         report.show(shown[len(shown) - len(new) :])
 
     try:

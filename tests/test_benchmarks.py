@@ -290,6 +290,12 @@ def test_what_was_measured_before_an_interruption_is_kept(monkeypatch):
     assert kept == [row(bound="≥ 9"), row()]  # nothing is asked of a GPU
 
 
+def test_nothing_is_asked_of_a_quick_run(monkeypatch):
+    monkeypatch.setattr(command, "run", lambda *arguments: arguments[-1]([row(bound="≥ 9")]))
+    found = [command.measured("small", "cpu", quick, None, [], list) for quick in (True, False)]
+    assert found == [[row()], [row(bound="≥ 9")]]
+
+
 def test_a_case_is_named_by_a_part_of_its_name():
     assert rows.chosen("784-128-10 B=32", []) and rows.chosen("784-128-10 B=32", ["x", "B=32"])
     assert not rows.chosen("784-128-10 B=32", ["B=128"])
