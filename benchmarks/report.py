@@ -78,8 +78,8 @@ def write() -> Path:
         "",
         "Written by `python -m benchmarks --report` from the rows under `results/`: of every case",
         "the last run that has it, on each device. How everything is measured is in",
-        "[README.md](README.md), and what \"of the floor\" is, under The method. A figure that misses",
-        "what is asked of it says so.",
+        "[README.md](README.md), what the floor is too. A figure that misses what is asked of it",
+        "says so.",
     ]
     for suite, title in TITLES.items():
         for number, runs in enumerate(latest(suite)):

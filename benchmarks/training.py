@@ -72,6 +72,21 @@ def small_cases(quick: bool) -> list[Case]:
     return [Case(own, 32, 56 * (2 if quick else 30), 56 * 32) for own in sizes]
 
 
+def lanes(names: Sequence[str], device: str) -> list[list[str]]:
+    """Return who compiles one after the other, in the order of the beginnings; two lanes at once.
+
+    On a GPU PyTorch's are beside JAX's: XLA tries products out there, and two of its programs would
+    disturb each other's trials. On a CPU each is a lane, one of the first half and one of the
+    second in turn, so that PyTorch's do not wait for work on both cores at once.
+    """
+    if device == "gpu":
+        others = [who for who in names if not who.startswith("PyTorch")]
+        return [others, [who for who in names if who not in others]]
+    half = -(-len(names) // 2)
+    pairs = itertools.zip_longest(names[:half], names[half:])
+    return [[who] for pair in pairs for who in pair if who is not None]
+
+
 class Worked:
     """The workers of all libraries, and one case at a time with each of them."""
 
@@ -97,21 +112,13 @@ class Worked:
                 failed.setdefault(who, "not compiled for this case")
             if who not in failed:
                 asked[who] = folder / f"{number}.npz"
-        # Two at a time, unless it is timed how long they compile. On a GPU PyTorch's beside JAX's:
-        # XLA tries products out there, and two of its programs would disturb each other's trials.
-        # The halves in turn, so that PyTorch's two do not wait for work on both cores at once.
-        half = list(asked)[: -(-len(asked) // 2)]
-        pairs = itertools.zip_longest(half, list(asked)[len(half) :])
-        lanes = [[who] for pair in pairs for who in pair if who is not None]
-        if self.device == "gpu":
-            ours = [who for who in asked if not who.startswith("PyTorch")]
-            lanes = [ours, [who for who in asked if who not in ours]]
 
         def build(lane: list[str]) -> dict[str, str | None]:
             return {who: self._build(who, case, asked[who]) for who in lane}
 
+        # Two at a time, unless it is timed how long they compile.
         with ThreadPoolExecutor(1 if self.table == "gradient" else 2) as pool:
-            for reasons in pool.map(build, lanes):
+            for reasons in pool.map(build, lanes(list(asked), self.device)):
                 failed |= {who: why for who, why in reasons.items() if why is not None}
         own = problem(case)
         pairs = zip(own.weights, own.biases, strict=True)

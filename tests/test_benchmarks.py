@@ -290,6 +290,14 @@ def test_what_was_measured_before_an_interruption_is_kept(monkeypatch):
     assert kept == [row(bound="≥ 9"), row()]  # nothing is asked of a GPU
 
 
+def test_pytorch_compiles_beside_jax():
+    names = ["ours", "scan", "NNX", "Equinox", "PyTorch, eager", "PyTorch, by hand", "sklearn"]
+    on_a_cpu = training.lanes(names, "cpu")
+    assert sorted(on_a_cpu) == sorted([who] for who in names)
+    assert on_a_cpu[:4] == [["ours"], ["PyTorch, eager"], ["scan"], ["PyTorch, by hand"]]
+    assert training.lanes(names, "gpu") == [[*names[:4], "sklearn"], names[4:6]]
+
+
 def test_nothing_is_asked_of_a_quick_run(monkeypatch):
     monkeypatch.setattr(command, "run", lambda *arguments: arguments[-1]([row(bound="≥ 9")]))
     found = [command.measured("small", "cpu", quick, None, [], list) for quick in (True, False)]
