@@ -505,7 +505,7 @@ MODELS = {
     ),
     "evaluate: a part that is not there": (
         None, "evaluate animals --part test",
-        "part: expected train or validation of animals, got test",
+        "part: expected train or validation of animals (--part), got test",
     ),
     "evaluate: a folder for JSON": (
         None, "evaluate animals --json images", "json: expected a file, got images, which is a fol",

@@ -364,10 +364,12 @@ REFUSED = {
     ),
     "a run without a test part": (
         None, "influence houses",
-        "part: expected train of houses, got none, as there is no test or validation part",
+        "part: expected train of houses (--part), got none, as there is no test or validation part",
     ),
     "a part that is not there": (
-        None, "influence animals --part test", "part: expected train or validation of animals, got",
+        None,
+        "influence animals --part test",
+        "part: expected train or validation of animals (--part), got",
     ),
     "examples for the ranking": (
         None, "influence animals --self-influence --examples 3", "examples, part: expected none",

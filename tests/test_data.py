@@ -358,6 +358,11 @@ def test_a_known_set_takes_no_option_that_is_for_files(tmp_path):
     for option in ("target", "validation_file", "test_file", "regression"):
         text = message_of(ValueError, lambda option=option: load_dataset("iris", **{option: "x"}))
         assert text == f"{option}: expected none for iris, which is a known dataset, got x"
+    text = message_of(ValueError, lambda: load_dataset("iris", stream=True))
+    assert text == (
+        "stream: expected a folder of .npy files or an uncompressed .npz for it, got iris, which "
+        "is read into memory"
+    )
     for name, ships in (("digits", "ship"), ("wine", "ships")):
         text = message_of(ValueError, lambda name=name: load_dataset(name, "folder"))
         assert text == (

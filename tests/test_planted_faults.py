@@ -123,6 +123,36 @@ def test_every_fault_of_a_student_s_backward_is_caught_and_named(fault, network,
 def test_the_list_of_known_mistakes_has_every_fault():
     known = {mistake.name for mistake in MISTAKES}
     assert set(FAULTS.values()) - known == {"a factor 1.001"}  # a factor is found by itself
+    assert known - set(FAULTS.values()) == {BROADCAST, "f' in the output layer, which is linear"}
+
+
+BROADCAST = "targets (N, 1) beside outputs (N,): all pairs"
+LOSSES_OF_ONE_OUTPUT = {
+    "squared_error": lambda z, t: (z - t) ** 2 / 2,
+    "sigmoid_binary_cross_entropy": lambda z, t: jax.nn.softplus(z) - t * z,
+    "poisson": lambda z, t: jnp.exp(z) - t * z,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES_OF_ONE_OUTPUT)
+@pytest.mark.parametrize("jitted", [False, True])
+def test_targets_that_broadcast_over_the_outputs_are_named(loss, jitted):
+    network = Network((3, 4, 1), loss=loss)
+
+    def students_loss(params, inputs, targets):
+        (w, b), (v, c) = params
+        hidden = jax.nn.sigmoid(inputs @ w.T + b[None, :])
+        outputs = hidden @ v[0] + c[0]
+        with jax.numpy_rank_promotion("allow"):
+            return jnp.mean(LOSSES_OF_ONE_OUTPUT[loss](outputs, targets))
+
+    def right(params, inputs, targets):
+        return jax.grad(students_loss)(params, inputs, targets[:, 0])
+
+    mine = jax.grad(students_loss)
+    report = check_gradients(jax.jit(mine) if jitted else mine, network=network, trials=5, key=KEY)
+    assert report.faults == (BROADCAST,), report
+    assert check_gradients(right, network=network, trials=5, key=KEY)
 
 
 def test_two_faults_at_once_are_named_leaf_by_leaf():

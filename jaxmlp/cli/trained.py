@@ -126,7 +126,7 @@ def part_of(data: Dataset, part: str | None, order: Sequence[str]) -> tuple[str,
             return name, read(getattr(data, name))
     got = "none" if part is None else part
     raise ValueError(
-        f"part: expected {' or '.join(there)} of {data.name}, got {got}"
+        f"part: expected {' or '.join(there)} of {data.name} (--part), got {got}"
         + (f", as there is no {' or '.join(order)} part" if part is None else "")
     )
 

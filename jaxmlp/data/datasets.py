@@ -106,8 +106,12 @@ def load_dataset(
         validation_file=validation_file,
         test_file=test_file,
         regression=regression,
-        stream=stream or None,
     )
+    if stream:
+        raise ValueError(
+            f"stream: expected a folder of .npy files or an uncompressed .npz for it, got {name}, "
+            "which is read into memory"
+        )
     if name in SCIKIT_LEARN:
         ships = "ship" if name == "digits" else "ships"
         _check_none(name, f"{ships} with scikit-learn", data_dir=data_dir)

@@ -49,6 +49,7 @@ class Mistake:
     weight_place: Callable[[int, int], int] = lambda l, n_layers: l
     layer_input: Callable[[Ingredients, int], np.ndarray] = lambda given, l: given.inputs[l]
     slope: Callable[[Ingredients, int], np.ndarray] = lambda given, l: given.slopes[l]
+    output_delta: Callable[[Ingredients], np.ndarray] = lambda given: given.output_delta
     output_slope: bool = False
     turned: bool = False
     only: int | None = None
@@ -56,6 +57,16 @@ class Mistake:
 
 def _no_slope(given: Ingredients, number: int) -> np.ndarray:
     return np.ones_like(given.slopes[number])
+
+
+def _with_every_target(given: Ingredients) -> np.ndarray:
+    """Return Δ_L of one output where z (N,) − t (N, 1) is (N, N), of which the mean is taken.
+
+    For the losses whose δ is the prediction less the target: that is less the targets' mean.
+    """
+    if given.network.sizes[-1] > 1 or given.network.loss == "softmax_cross_entropy":
+        return given.output_delta
+    return given.prediction - np.mean(given.prediction - given.output_delta)
 
 
 def _half_at_zero(given: Ingredients, number: int) -> np.ndarray:
@@ -122,6 +133,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(_WRONG_SLOPE, slope=_slope_at(lambda l, n_layers: (l - 1) % (n_layers - 1))),
     Mistake(_WRONG_SLOPE, slope=_slope_at(lambda l, n_layers: (l + 1) % (n_layers - 1))),
     Mistake("f' in the output layer, which is linear", output_slope=True),
+    Mistake("targets (N, 1) beside outputs (N,): all pairs", output_delta=_with_every_target),
     Mistake("W not transposed", transpose=False),
     Mistake("the gradient of W transposed", turned=True),
     Mistake(_OFF_BY_ONE, weight_place=_around(-1)),
@@ -166,7 +178,7 @@ def backward_copy(given: Ingredients, mistake: Mistake = RIGHT) -> list[np.ndarr
     """
     n_layers = len(given.weights)
     sample_weight = mistake.sample_weight(given.sample_weight)
-    delta = given.output_delta * sample_weight[:, None]
+    delta = mistake.output_delta(given) * sample_weight[:, None]
     if mistake.output_slope:
         delta = delta * given.slopes[-1]
     deltas = [delta]

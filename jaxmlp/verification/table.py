@@ -47,12 +47,17 @@ def _faults_row(settings: Settings) -> list[Found]:
     """Return what became of every mistake, planted in a copy of the backward pass as a user's own.
 
     Each must be seen, and named. One whose products do not fit a network's shapes has its name on
-    the other network, where all widths are equal.
+    another network, where all widths are equal; one of a single output has it where there is one.
     """
+    networks = (
+        network_of("relu", "softmax_cross_entropy", 2),
+        Network((5, 4, 4, 3), "relu"),
+        Network((5, 4, 4, 1), "relu", loss="squared_error"),
+    )
     planted = [*MISTAKES, Mistake("a factor 1.001", factor=1.001)]
     named: dict[str, bool] = dict.fromkeys((mistake.name for mistake in planted), False)
     missed: list[str] = []
-    for network in (network_of("relu", "softmax_cross_entropy", 2), Network((5, 4, 4, 3), "relu")):
+    for network in networks:
         rng = np.random.default_rng([settings.seed, 5])
         draws = make_draws(network, _PLANTED_TRIALS, rng, weighted=True)
         judge = Judge(network, draws, gather(network, draws, FLOAT64))
