@@ -41,7 +41,7 @@ from jaxmlp.training.ensembles import EnsembleFit, fit_ensemble
 from jaxmlp.training.epochs import Fit
 from jaxmlp.training.loop import fit
 from jaxmlp.training.members import init_members, member
-from jaxmlp.training.runs import load
+from jaxmlp.training.models import load, save
 from jaxmlp.uncertainty import (
     Calibration,
     EnsemblePredictions,
@@ -114,6 +114,7 @@ __all__ = [
     "per_example_gradients",
     "predictions",
     "private_gradient",
+    "save",
     "self_influence",
     "weighted_gradient_sum",
 ]

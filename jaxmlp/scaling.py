@@ -56,7 +56,7 @@ def prepared_inputs(
         ValueError: One of another shape, or not finite.
     """
     if scaling is not None:
-        _check(scaling, inputs.shape[1])
+        check_scaling(scaling, inputs.shape[1])
     if inputs.dtype == np.uint8:
         wide = jnp.promote_types(dtype, jnp.float32)
         left = None if scaling is None else Scaling(*(np.asarray(part, wide) for part in scaling))
@@ -67,7 +67,8 @@ def prepared_inputs(
         return inputs.astype(dtype), None
 
 
-def _check(scaling: Scaling, n_inputs: int) -> None:
+def check_scaling(scaling: Scaling, n_inputs: int) -> None:
+    """Raise TypeError or ValueError unless it is a finite scaling of D inputs."""
     if not isinstance(scaling, Scaling):
         raise TypeError(f"scaling: expected a jaxmlp.Scaling, got {type(scaling).__name__}")
     for name, part in scaling._asdict().items():

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxmlp
 from jaxmlp.data import class_weights, example_weights, load_dataset
-from jaxmlp.training import runs
+from jaxmlp.training import models, runs
 from jaxmlp.training.optimizers import learning_rates
 
 pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
@@ -61,7 +61,7 @@ def table(path):
 
 def kept(run, epochs, network):
     """The parameters kept after these epochs."""
-    return [runs.read_parameters(Path(run, f"epochs/{n}.safetensors"), network) for n in epochs]
+    return [models.read_parameters(Path(run, f"epochs/{n}.safetensors"), network) for n in epochs]
 
 
 def rates(run, epochs, n_examples):

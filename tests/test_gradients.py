@@ -329,7 +329,9 @@ def test_a_class_out_of_range_makes_that_example_nan_and_no_other():
 
 def kernels_that_wait_for_none(function, targets):
     """Return how many instructions of a compiled function take its arguments alone."""
-    program = jax.jit(partial(function, NETWORK)).lower(PARAMS, X, targets).compile().as_text()
+    program = (
+        jax.jit(partial(function, NETWORK)).lower(PARAMS, X, targets).compile().as_text() or ""
+    )
     found = re.findall(r"(%\S+) = \S+ ([\w-]+)\((.*?)\)", program[program.index("\nENTRY") :])
     given = {name for name, kind, _ in found if kind in ("parameter", "constant")}
     return sum(

@@ -68,6 +68,10 @@ def influence(options: Influence) -> None:
                 "examples"
             )
         model = load_model(options.run, device)
+        if model.dataset is None:
+            raise ValueError(
+                f"run: expected one that `jaxmlp train` made, with its data, got {options.run}"
+            )
         name = "self-influence.csv" if options.self_influence else "influence.csv"
         output = options.output or options.run / name
         if output.suffix.lower() not in (".csv", ".npz"):

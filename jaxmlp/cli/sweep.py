@@ -44,7 +44,7 @@ from jaxmlp.cli.train import about_run, draw, heading
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, with_mean_outputs
 from jaxmlp.progress import say
-from jaxmlp.training import runs, sweep_folder
+from jaxmlp.training import models, runs, sweep_folder
 from jaxmlp.training.distributed import shared
 from jaxmlp.training.ensembles import EnsembleFit, Progress, fit_ensemble
 from jaxmlp.training.interruption import Interruption, Stopped
@@ -362,7 +362,7 @@ class _Work:
         (folder / runs.MODEL).unlink(missing_ok=True)
         runs.write_config(folder, self.network, self.data.scaling, about)
         runs.write_metrics(folder, fitted.histories[m])
-        runs.save_model(folder, params)
+        models.save_model(folder, params)
 
     def finish(self, seconds: float) -> None:
         """Write the table, the picture and the last lines."""
@@ -381,7 +381,7 @@ class _Work:
         if best is not None and not (folder / runs.MODEL).is_file():
             raise FileNotFoundError(f"{folder}: expected the best network, got none: it is gone")
         if best is not None and options.pictures:
-            _, params, _ = runs.load(folder)
+            _, params, _ = models.load(folder)
             draw(folder, runs.read_metrics(folder), self.network, params, self.data)
         if best is None:
             raise FloatingPointError(

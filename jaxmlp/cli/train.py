@@ -45,7 +45,7 @@ from jaxmlp.data.splits import read, subset
 from jaxmlp.data.stored import StoredInputs
 from jaxmlp.network import Network, cast, init, with_mean_outputs
 from jaxmlp.progress import Progress, say
-from jaxmlp.training import runs
+from jaxmlp.training import models, runs
 from jaxmlp.training.checkpoints import FOLDER as CHECKPOINTS
 from jaxmlp.training.checkpoints import Checkpoints
 from jaxmlp.training.distributed import own, shared
@@ -166,7 +166,7 @@ class _Member:
                 runs.append_metrics(self.folder, record)
                 if options.keep_epochs and snapshot.epoch % options.keep_epochs == 0:
                     kept = cast(snapshot.state.params, options.dtype)
-                    runs.save_epoch(self.folder, snapshot.epoch, kept)
+                    models.save_epoch(self.folder, snapshot.epoch, kept)
                 show.finished_epoch(record)
 
             def watch(snapshot: Snapshot) -> None:
@@ -211,7 +211,7 @@ class _Member:
                 raise FloatingPointError(f"{error}; {last}") from error
         if is_first():
             params = own(fitted.params)
-            runs.save_model(self.folder, params)
+            models.save_model(self.folder, params)
             forget_secret(self.folder)
             if self.options.pictures:
                 private = self.options.private

@@ -15,18 +15,21 @@ from jaxmlp.data.datasets import is_own
 from jaxmlp.data.splits import read
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling
-from jaxmlp.training import runs
+from jaxmlp.training import models, runs
 
 PARTS = ("train", "validation", "test")
 
 
 class Model(NamedTuple):
-    """A run's network, its parameters, and what its configuration says beside."""
+    """A run's network, its parameters, and what its configuration says beside.
+
+    What `jaxmlp.save` wrote has no `dataset`, and the default `options`.
+    """
 
     network: Network
     params: Parameters
     scaling: Scaling | None
-    dataset: str
+    dataset: str | None
     classes: list[str] | None
     features: list[str] | None
     options: Train
@@ -40,13 +43,19 @@ def load_model(run: Path, device: Any) -> Model:
         OSError: A file is missing or cannot be read.
     """
     with jax.default_device(device):
-        network, params, metadata = runs.load(run)
-    dataset, options = metadata.get("dataset"), runs.training_options(run)
+        network, params, metadata = models.load(run)
+    if (members := metadata.get("members")) is not None:
+        raise ValueError(
+            f"run: expected one network, got {run}, which holds {members}: `jaxmlp.load` reads "
+            "them, and `jaxmlp.member` takes one"
+        )
+    dataset = metadata.get("dataset")
     content = dataset if isinstance(dataset, dict) else {}
+    options = runs.training_options(run) if "name" in content else None
     names = {"classes": network.sizes[-1], "features": network.sizes[0]}
     if (
-        options is None
-        or not isinstance(content.get("name"), str)
+        not isinstance(dataset, dict)
+        or not isinstance(content.get("name", ""), str)
         or not all(_are_names(content.get(key), n) for key, n in names.items())
     ):
         raise ValueError(
@@ -56,10 +65,10 @@ def load_model(run: Path, device: Any) -> Model:
         network=network,
         params=params,
         scaling=metadata["scaling"],
-        dataset=content["name"],
+        dataset=content.get("name"),
         classes=content.get("classes"),
         features=content.get("features"),
-        options=saved_options(run, options),
+        options=Train() if options is None else saved_options(run, options),
     )
 
 
@@ -91,6 +100,11 @@ def load_data(
         ValueError: The data do not fit the model, or are damaged.
         OSError: They cannot be read.
     """
+    if name is None and model.dataset is None:
+        raise ValueError(
+            f"dataset: expected a file or a known set (--dataset), as {run} was saved without one, "
+            "got none"
+        )
     options = model.options
     arguments: dict[str, Any] = {}
     if name is None or is_own(name):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxmlp.network import Network, Parameters, cast
 from jaxmlp.training.checkpoints import FOLDER as CHECKPOINTS
 from jaxmlp.training.checkpoints import Checkpoints
-from jaxmlp.training.runs import kept_epochs, read_parameters
+from jaxmlp.training.models import kept_epochs, read_parameters
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import first_snapshot
 

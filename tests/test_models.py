@@ -1,0 +1,204 @@
+"""`save` and `load`: what comes back is what went in, and no file is lost."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from command import ANIMALS, FEATURES, animals, write_data
+
+import jaxmlp
+from jaxmlp import Layer, Network, Scaling, init, init_members, load, save
+
+NETWORK = Network((3, 5, 4, 3), ("relu", "tanh"))
+PARAMS = init(NETWORK, jax.random.key(0))
+MEMBERS = init_members(NETWORK, jax.random.split(jax.random.key(1), 4))
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a, np.float64), np.asarray(b, np.float64))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "network",
+    [NETWORK, Network((2, 1), loss="poisson", bias=False), Network((2, 3, 2), precision="highest")],
+)
+def test_what_is_saved_is_loaded(network, dtype, tmp_path):
+    params = init(network, jax.random.key(2), dtype)
+    save(tmp_path / "new" / "folder", network, params)
+    again, read, metadata = load(tmp_path / "new" / "folder")
+    assert again == network
+    assert_same(read, params)
+    assert metadata == {"scaling": None, "dataset": {"classes": None, "features": None}}
+
+
+def test_float64_is_saved_as_float64(tmp_path):
+    with jax.enable_x64(True):
+        params = init(NETWORK, jax.random.key(0), jnp.float64)
+        save(tmp_path, NETWORK, params)
+        assert_same(load(tmp_path)[1], params)
+    with pytest.raises(ValueError, match="float64"):
+        load(tmp_path)
+
+
+def test_the_parameters_may_be_numpy_s(tmp_path):
+    save(tmp_path, NETWORK, jax.tree.map(np.asarray, PARAMS))
+    assert_same(load(tmp_path)[1], PARAMS)
+
+
+def test_an_ensemble_is_saved_with_its_members(tmp_path):
+    widths = [[5, 4], [2, 4], [5, 1], [3, 3]]
+    save(tmp_path, NETWORK, MEMBERS, metadata={"widths": widths})
+    network, params, metadata = load(tmp_path)
+    assert (metadata["members"], metadata["widths"]) == (4, widths)
+    assert_same(params, MEMBERS)
+    narrow, alone = jaxmlp.member(network, params, 1, metadata["widths"])
+    assert narrow.sizes == (3, 2, 4, 3) and alone[0].weight.shape == (2, 3)
+
+
+def test_an_ensemble_of_one_stays_an_ensemble(tmp_path):
+    one = jax.tree.map(lambda leaf: leaf[:1], MEMBERS)
+    save(tmp_path, NETWORK, one)
+    assert_same(load(tmp_path)[1], one)
+    assert load(tmp_path)[2]["members"] == 1
+
+
+@pytest.mark.parametrize(
+    "scaling", [Scaling(np.float64(0.5), 1 / 3), Scaling(np.array([1e9, 0.1, -2]), np.ones(3))]
+)
+def test_the_scaling_comes_back_with_all_its_digits(scaling, tmp_path):
+    save(tmp_path, NETWORK, PARAMS, scaling=scaling)
+    read = load(tmp_path)[2]["scaling"]
+    for one, other in zip(read, scaling, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+BAD = {
+    "no network": ({"network": (3, 5, 3)}, TypeError, "network: expected a jaxmlp.Network, got"),
+    "another shape": ({"network": Network((3, 5, 3))}, ValueError, "params: expected 2 layers"),
+    "no layers": ({"params": [1, 2]}, TypeError, "params: expected a tuple of 3 jaxmlp.Layer"),
+    "nothing": ({"params": ()}, ValueError, "params: expected 3 layers, got 0"),
+    "members that differ": (
+        {"params": (MEMBERS[0], *jax.tree.map(lambda leaf: leaf[:2], MEMBERS[1:]))},
+        ValueError,
+        "params: expected leaves with a leading axis for the members in common",
+    ),
+    "an ensemble of another network": (
+        {"params": MEMBERS[:2]},
+        ValueError,
+        "params: expected 3 layers, got 2",
+    ),
+    "a scaling of others": (
+        {"scaling": Scaling(np.zeros(4), 1.0)},
+        ValueError,
+        r"scaling.shift: expected shape \(\) or \(3,\), got \(4,\)",
+    ),
+    "no scaling": ({"scaling": (0, 1)}, TypeError, "scaling: expected a jaxmlp.Scaling, got tuple"),
+    "too few classes": ({"classes": ["a"]}, ValueError, "classes: expected 3 names or None, got"),
+    "a word": ({"classes": "abc"}, ValueError, "classes: expected 3 names or None, got 'abc'"),
+    "numbers": ({"features": [1, 2, 3]}, ValueError, "features: expected 3 names or None, got"),
+    "one that is ours": (
+        {"metadata": {"network": 1}},
+        ValueError,
+        "metadata: expected other names than .*, got network",
+    ),
+    "an array": (
+        {"metadata": {"a": np.ones(2)}},
+        ValueError,
+        "metadata: expected what JSON can hold, got other: Object of type ndarray",
+    ),
+    "NaN": ({"metadata": {"a": np.nan}}, ValueError, "metadata: expected what JSON can hold"),
+    "no mapping": ({"metadata": [1]}, TypeError, r"metadata: expected names → .*, got \[1\]"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_is_wrong_is_said_and_nothing_is_written(bad, tmp_path):
+    changes, error, text = BAD[bad]
+    arguments = {"network": NETWORK, "params": PARAMS} | changes
+    with pytest.raises(error, match=text):
+        save(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_files_stays_as_it_is(tmp_path):
+    save(tmp_path, NETWORK, PARAMS)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="run: expected a new or empty folder, got"):
+        save(tmp_path, NETWORK, PARAMS)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="run: expected a folder, got .*file"):
+        save(tmp_path / "file", NETWORK, PARAMS)
+
+
+@pytest.mark.parametrize("members", [3, 0, "4", True, 4.0])
+def test_another_number_of_members_is_refused(members, tmp_path):
+    save(tmp_path, NETWORK, MEMBERS)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"members": members}))
+    with pytest.raises(ValueError, match="members"):
+        load(tmp_path)
+
+
+# The commands.
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """A network that was trained in Python and saved, beside the files of data."""
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path)
+    inputs, names = animals()
+    targets = np.array([ANIMALS.index(name) for name in names])
+    scaling = Scaling(inputs.mean(axis=0), 1 / inputs.std(axis=0))
+    fitted = jaxmlp.fit(
+        NETWORK, PARAMS, inputs, targets, key=jax.random.key(0), learning_rate=0.1, batch_size=16,
+        scaling=scaling,
+    )  # fmt: skip
+    save("saved", NETWORK, fitted.params, scaling=scaling, classes=ANIMALS, features=FEATURES)
+    save("ensemble", NETWORK, MEMBERS)
+    return fitted.params, scaling
+
+
+def test_the_commands_take_what_was_saved(command, saved):
+    params, scaling = saved
+    assert command("predict", "saved", "animals-test.csv").status == 0  # its columns in disorder
+    lines = Path("predictions.csv").read_text().splitlines()
+    inputs, names = animals(30, seed=1)
+    mine = np.asarray(jaxmlp.predictions(NETWORK, params, inputs, scaling=scaling))
+    assert [line.split(",")[0] for line in lines[1:]] == [ANIMALS[k] for k in mine.argmax(axis=1)]
+    assert np.mean(mine.argmax(axis=1) == [ANIMALS.index(name) for name in names]) > 0.9
+    evaluated = command("evaluate", "saved", "--dataset", "animals-test.csv")
+    assert evaluated.status == 0 and "30 examples" in evaluated.output
+    assert command("export", "saved", "--format", "torch").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("evaluate saved", "dataset: expected a file or a known set (--dataset), as saved"),
+        ("evaluate saved --dataset houses.csv", "houses.csv"),
+        ("influence saved", "run: expected one that `jaxmlp train` made, with its data, got saved"),
+        ("predict ensemble animals.csv", "run: expected one network, got ensemble, which holds 4"),
+        ("export ensemble", "run: expected one network, got ensemble, which holds 4"),
+    ],
+)
+def test_what_the_commands_cannot_do_with_it_is_said(arguments, text, command, saved):
+    status, output, errors = command(*arguments.split())
+    assert (status, output) == (2, "")
+    assert errors.startswith("jaxmlp: ") and text in errors and "Traceback" not in errors
+
+
+def test_layers_of_another_class_are_saved_too(tmp_path):
+    class Other(Layer):
+        pass
+
+    save(tmp_path, NETWORK, [Other(*layer) for layer in PARAMS])
+    assert_same(load(tmp_path)[1], PARAMS)
