@@ -95,9 +95,16 @@ def check_finite(name: str, array: np.ndarray) -> None:
         place = tuple(int(i) for i in np.argwhere(~finite)[0])
         bad = int(finite.size - finite.sum())
         raise ValueError(
-            f"{name}: expected finite numbers, got {array[place]} at {list(place)} "
-            f"({bad} of {finite.size} are not finite)"
+            f"{name}: expected finite numbers, got {array[place]} at {list(place)}"
+            f"{beyond(array[place])} ({bad} of {finite.size} are not finite)"
         )
+
+
+def beyond(number: np.generic) -> str:
+    """Return how large a number of this dtype may be, to be said where a larger one became ±inf."""
+    if not np.isinf(number) or number.dtype.itemsize == 8:
+        return ""
+    return f" in {number.dtype}, whose largest is {float(jnp.finfo(number.dtype).max):.2g}"
 
 
 def check_classes(name: str, labels: np.ndarray, n_classes: int) -> None:

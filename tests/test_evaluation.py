@@ -187,7 +187,8 @@ NAN[1, 2] = np.nan
         ({"targets": [0, 1, 2**32]}, "targets: expected classes 0 to 2, got 4294967296 at [2]"),
         (
             {"targets": np.full((3, 3), np.inf)},
-            "targets: expected finite numbers, got inf at [0, 0] (9 of 9 are not finite)",
+            "targets: expected finite numbers, got inf at [0, 0] in float32, whose largest "
+            "is 3.4e+38 (9 of 9 are not finite)",
         ),
         ({"sample_weight": [1, -1, 1]}, "sample_weight: expected numbers ≥ 0, got -1.0 at [1]"),
         (

@@ -290,7 +290,7 @@ def test_data_sets_that_cannot_stay_on_disk_are_refused(tmp_path):
     def message(name, error=ValueError, **more):
         return message_of(error, lambda: load_dataset(name, stream=True, **more))
 
-    assert message("digits").startswith("stream: expected none for digits, which is a known")
+    assert message("digits").startswith("stream: expected a folder of .npy files")
     (tmp_path / "set.csv").write_text("a,b\n1,2\n")
     assert message(tmp_path / "set.csv").startswith("stream: expected it for a file .npz or a")
     folder = folder_of(tmp_path / "set")

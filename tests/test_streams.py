@@ -104,7 +104,8 @@ def test_a_fault_far_down_is_named_when_it_is_met(tmp_path):
     for order in "CF":
         path = saved(tmp_path, np.asarray(array, order=order), "npz")
         assert message_of(ValueError, lambda path=path: list(open_inputs(path, 3))) == (
-            f"{path}: expected finite inputs, got inf at [{N - 1}, 2]"
+            f"{path}: expected finite inputs, got inf at [{N - 1}, 2] in float32, whose largest is "
+            "3.4e+38"
         )
 
 

@@ -95,7 +95,7 @@ def test_weights_of_examples_that_do_not_fit_or_are_all_0_are_named():
             1e30 * ones,
             np.full(6, 1e30),
             "the weights of classes times sample_weight: expected finite numbers, got inf at [0] "
-            "(6 of 6 are not finite)",
+            "in float32, whose largest is 3.4e+38 (6 of 6 are not finite)",
         ),
     ):
         call = lambda weights=weights, own=own: example_weights(TARGETS, weights, own)  # noqa: E731

@@ -14,6 +14,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy_format
 
+from jaxmlp.validation import beyond
+
 _PIECE = 2**20
 
 
@@ -48,7 +50,7 @@ def check_inputs_finite(path: Path, inputs: np.ndarray, start: int = 0) -> None:
         row, column = (int(place) for place in np.argwhere(~np.isfinite(inputs))[0])
         raise ValueError(
             f"{path}: expected finite inputs, got {inputs[row, column]} at [{start + row}, "
-            f"{column}]"
+            f"{column}]{beyond(inputs[row, column])}"
         )
 
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmlp.validation import beyond
+
 _CHUNK_BYTES = 2**22
 
 
@@ -176,7 +178,7 @@ class StoredInputs:
         column = int(np.argmin(finite[row]))
         raise ValueError(
             f"{self.name}: expected finite inputs, got {rows[row, column]} at [{wrong[row]}, "
-            f"{column}]"
+            f"{column}]{beyond(rows[row, column])}"
         )
 
     def _stored_numbers(self, numbers: np.ndarray) -> np.ndarray:
