@@ -31,18 +31,17 @@ from jaxmlp.backprop import Trace, input_delta, product, propagate
 from jaxmlp.batch import (
     Batch,
     check_batch,
-    check_microbatch_size,
     contract,
     divided,
     like,
     pass_batch,
     sound_forward,
-    sum_over_microbatches,
     total_weight,
     weights_like,
     without_idle_rows,
 )
 from jaxmlp.losses import LOSSES
+from jaxmlp.microbatches import check_microbatch_size, sum_over_microbatches
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
 from jaxmlp.validation import check_key
 

@@ -29,15 +29,13 @@ from jaxmlp.batch import (
     Batch,
     check_batch,
     check_inputs,
-    check_microbatch_size,
-    cut,
     divided,
     forward_batch,
     like,
     sound_forward,
-    sum_over_microbatches,
 )
 from jaxmlp.losses import LOSSES
+from jaxmlp.microbatches import check_microbatch_size, cut, sum_over_microbatches
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
 from jaxmlp.validation import check_key, check_name
 

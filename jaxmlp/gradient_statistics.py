@@ -25,19 +25,17 @@ from jaxmlp.batch import (
     Batch,
     Pass,
     check_batch,
-    check_microbatch_size,
     contract,
-    cut,
     divided,
     like,
     pass_batch,
     safe_divide,
-    sum_over_microbatches,
     total_weight,
     unweighted,
     without_idle_rows,
 )
 from jaxmlp.gradients import squared_norms
+from jaxmlp.microbatches import check_microbatch_size, cut, sum_over_microbatches
 from jaxmlp.network import Layer, Network, Parameters
 
 

@@ -21,10 +21,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmlp.batch import Batch, Pass, check_batch, check_microbatch_size, pass_batch
+from jaxmlp.batch import Batch, Pass, check_batch, pass_batch
 from jaxmlp.evaluation import CHUNK, checked_examples, padded_batch, scaled_batch
 from jaxmlp.gradient_statistics import inner_products
 from jaxmlp.gradients import squared_norms
+from jaxmlp.microbatches import check_microbatch_size
 from jaxmlp.network import Network, Parameters, check_parameters
 from jaxmlp.scaling import Scaling
 from jaxmlp.validation import as_host_array, check_finite

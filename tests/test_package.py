@@ -79,6 +79,7 @@ ROOMS = [
     "backprop",
     "scaling",
     "batch",
+    "microbatches",
     "gradients",
     "gradient_statistics",
     "curvature",
