@@ -21,6 +21,7 @@ from jaxmlp.verification import (
     trials,
     witnesses,
 )
+from jaxmlp.verification.checks import FLAT_TARGETS
 from jaxmlp.verification.diagnosis import MISTAKES
 
 pytestmark = pytest.mark.slow  # on the default Python alone
@@ -134,25 +135,94 @@ LOSSES_OF_ONE_OUTPUT = {
 }
 
 
+def loss_of_flat_outputs(loss):
+    """A student's loss of one output: its outputs are (N,)."""
+
+    def mean_loss(params, inputs, targets):
+        (w, b), (v, c) = params
+        outputs = jax.nn.sigmoid(inputs @ w.T + b[None, :]) @ v[0] + c[0]
+        with jax.numpy_rank_promotion("allow"):
+            return jnp.mean(LOSSES_OF_ONE_OUTPUT[loss](outputs, targets))
+
+    return mean_loss
+
+
 @pytest.mark.parametrize("loss", LOSSES_OF_ONE_OUTPUT)
 @pytest.mark.parametrize("jitted", [False, True])
 def test_targets_that_broadcast_over_the_outputs_are_named(loss, jitted):
     network = Network((3, 4, 1), loss=loss)
+    mine = jax.grad(loss_of_flat_outputs(loss))
 
-    def students_loss(params, inputs, targets):
-        (w, b), (v, c) = params
-        hidden = jax.nn.sigmoid(inputs @ w.T + b[None, :])
-        outputs = hidden @ v[0] + c[0]
-        with jax.numpy_rank_promotion("allow"):
-            return jnp.mean(LOSSES_OF_ONE_OUTPUT[loss](outputs, targets))
+    def all_pairs(params, inputs, targets):
+        return mine(params, inputs, targets.reshape(-1, 1))
 
     def right(params, inputs, targets):
-        return jax.grad(students_loss)(params, inputs, targets[:, 0])
+        return mine(params, inputs, targets[:, 0])
 
-    mine = jax.grad(students_loss)
-    report = check_gradients(jax.jit(mine) if jitted else mine, network=network, trials=5, key=KEY)
-    assert report.faults == (BROADCAST,), report
-    assert check_gradients(right, network=network, trials=5, key=KEY)
+    for function, faults in ((mine, (FLAT_TARGETS,)), (all_pairs, (BROADCAST,)), (right, ())):
+        judged = jax.jit(function) if jitted else function
+        report = check_gradients(judged, network=network, trials=5, key=KEY)
+        assert (report.faults, report.passed) == (faults, not faults), report
+
+
+def test_a_function_for_targets_n_that_raises_for_n_1_is_told_so():
+    def mine(params, inputs, targets):
+        (w, b), (v, c) = params
+        a = np.tanh(inputs @ w.T + b)
+        delta = (a @ v[0] + c[0] - targets) / len(inputs)
+        hidden = np.outer(delta, v[0]) * (1 - a * a)
+        return [hidden.T @ inputs, hidden.sum(0), (delta @ a)[None], np.array([delta.sum()])]
+
+    network = Network((3, 4, 1), "tanh", "squared_error")
+    report = check_gradients(mine, network=network, trials=3, key=KEY)
+    assert report.faults == (FLAT_TARGETS,)
+    line = mine.__code__.co_firstlineno + 4
+    assert report.findings[0].startswith("test_planted_faults.mine raised ValueError: ")
+    assert report.findings[0].endswith(
+        f" in line {line}, given inputs (5, 3) and targets (5, 1)"
+    ), report
+
+
+@pytest.mark.parametrize(
+    ("outputs", "factor", "fault"),
+    [
+        (1, 2.0, "a factor 2, where the squared error is ½ Σ (z − t)²"),
+        (3, 2 / 3, "a mean over the outputs, where it is ½ Σ (z − t)²"),
+        (3, 1 / 3, "a mean over the outputs for a sum"),
+        (1, 1 / 5, "1/N twice"),
+        (3, 1 / 5, "1/N twice"),
+        (3, 1.5, "a factor 1.5"),
+        (1, 1 + 1e-5, "a factor 1.00001"),
+    ],
+)
+def test_a_factor_is_named_by_what_it_may_come_from(outputs, factor, fault):
+    network = Network((4, outputs), loss="squared_error")
+
+    def mine(params, inputs, targets):
+        ((w, b),) = params
+        delta = factor * (inputs @ w.T + b - targets) / len(inputs)
+        return [delta.T @ inputs, delta.sum(0)]
+
+    assert check_gradients(mine, network=network, trials=3, key=KEY).faults == (fault,)
+
+
+def test_a_mean_over_outputs_is_no_squared_error_s_for_another_loss():
+    network = Network((4, 2), loss="poisson")
+
+    def mine(params, inputs, targets):
+        ((w, b),) = params
+        delta = 2 * (np.exp(inputs @ w.T + b) - targets) / len(inputs)
+        return [delta.T @ inputs, delta.sum(0)]
+
+    assert check_gradients(mine, network=network, trials=3, key=KEY).faults == ("a factor 2",)
+
+
+def test_the_loss_before_the_gradient_is_pointed_at():
+    mine = jax.value_and_grad(loss_of_flat_outputs("squared_error"))
+    report = check_gradients(
+        mine, network=Network((3, 4, 1), loss="squared_error"), trials=1, key=KEY
+    )
+    assert report.findings[0].endswith("got 5, the first a number: the loss is not asked for")
 
 
 def test_two_faults_at_once_are_named_leaf_by_leaf():

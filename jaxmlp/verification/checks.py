@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -89,6 +90,10 @@ def check_gradients(
         (False, ('missing 1/N (a sum for the mean)',))
     """
     check_key(key)
+    if not isinstance(network, Network):
+        raise TypeError(f"network: expected a jaxmlp.Network, got {type(network).__name__}")
+    if gradient_fn is not None and not callable(gradient_fn):
+        raise TypeError(f"gradient_fn: expected a function or None, got {gradient_fn!r:.60}")
     if isinstance(trials, bool) or not isinstance(trials, (int, np.integer)) or trials < 1:
         raise ValueError(f"trials: expected an integer of at least 1, got {trials!r}")
     given = _given(network, params, inputs, targets, sample_weight)
@@ -104,7 +109,10 @@ def check_gradients(
     evidence = gather(network, draws, FLOAT64)
     judge = Judge(network, draws, evidence)
     outcome = judge.ours() if gradient_fn is None else judge.users(gradient_fn)
-    if outcome.broken and gradient_fn is not None:
+    wrong = bool(outcome.failures or outcome.findings)
+    if wrong and gradient_fn is not None and _right_for_flat_targets(judge, gradient_fn):
+        outcome = outcome._replace(faults=(FLAT_TARGETS,))
+    elif outcome.broken and gradient_fn is not None:
         square = _with_equal_widths(gradient_fn, network, draws, rng)
         guesses = judge.shape_mistakes() if square.failures else ()
         outcome = outcome._replace(faults=square.faults or guesses)
@@ -187,12 +195,16 @@ class _Outcome(NamedTuple):
 class Judge:
     """Compares gradients of the same draws with the oracle's."""
 
-    def __init__(self, network: Network, draws: Draws, evidence: Evidence) -> None:
+    def __init__(
+        self, network: Network, draws: Draws, evidence: Evidence, scales: Any = None
+    ) -> None:
         self.network = network
         self.draws = draws
         self.evidence = evidence
         self.names = leaf_names(network)
-        self.scales = uncancelled(network, evidence, draws, slope=1.0)
+        if scales is None:
+            scales = uncancelled(network, evidence, draws, slope=1.0)
+        self.scales = scales
         self.right = jax.tree.leaves(evidence.oracle[1])
 
     def ours(self) -> _Outcome:
@@ -209,7 +221,12 @@ class Judge:
             try:
                 leaves = flat_gradient(_call(gradient_fn, self.draws.trial(trial)))
             except Exception as error:  # whatever the user's function raises is a finding
-                finding = f"{_name_of(gradient_fn)} raised {type(error).__name__}: {error}"
+                draw = self.draws.trial(trial)
+                finding = (
+                    f"{_name_of(gradient_fn)} raised {type(error).__name__}: "
+                    f"{str(error).strip()}{_place_of(error, gradient_fn)}, given inputs "
+                    f"{draw.inputs.shape} and targets {draw.targets.shape}"
+                )
                 return _Outcome(np.inf, NO_DIFFERENCE, trial, findings=[finding], broken=True)
             findings = self._shape_findings(leaves)
             if findings:
@@ -272,7 +289,10 @@ class Judge:
         expected = [leaf.shape[1:] for leaf in self.right]
         if len(leaves) != len(expected):
             listing = ", ".join(f"{n} {s}" for n, s in zip(self.names, expected, strict=True))
-            return [f"expected {len(expected)} arrays ({listing}), got {len(leaves)}"]
+            found = [f"expected {len(expected)} arrays ({listing}), got {len(leaves)}"]
+            if len(leaves) == len(expected) + 1 and leaves[0].ndim == 0:
+                found[0] += ", the first a number: the loss is not asked for"
+            return found
         findings = []
         for name, leaf, shape in zip(self.names, leaves, expected, strict=True):
             if leaf.dtype.kind not in "iu" and not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -281,6 +301,18 @@ class Judge:
                 turned = " (transposed)" if leaf.ndim == 2 and leaf.shape == shape[::-1] else ""
                 findings.append(f"{name}: expected shape {shape}, got {leaf.shape}{turned}")
         return findings
+
+
+FLAT_TARGETS = "targets (N, 1), where it is right for targets (N,)"
+
+
+def _right_for_flat_targets(judge: "Judge", gradient_fn: GradientFunction) -> bool:
+    """Tell whether a function that is wrong for targets (N, 1) is right for the same as (N,)."""
+    if judge.draws.targets.shape[2:] != (1,):
+        return False
+    flat = judge.draws._replace(targets=judge.draws.targets[:, :, 0])
+    outcome = Judge(judge.network, flat, judge.evidence, judge.scales).users(gradient_fn)
+    return not (outcome.failures or outcome.findings)
 
 
 def _with_equal_widths(
@@ -329,6 +361,17 @@ def flat_gradient(tree: Any) -> list[np.ndarray]:
     if hasattr(tree, "weight") and hasattr(tree, "bias"):
         return flat_gradient((tree.weight, tree.bias))
     return [np.asarray(tree)]
+
+
+def _place_of(error: Exception, function: Callable[..., Any]) -> str:
+    """Return in words the last line of the function's own file that led to what it raised."""
+    file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", None)
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -237,16 +237,19 @@ def diagnose(
     if whole:
         return whole
     if factor := _common_factor(got, right, tolerance):
-        return [_factor_name(factor)]
+        return [_factor_name(factor, given)]
     scaled = []
     for name, produced in candidates.items():
         for leaves in produced:
             if factor := _common_factor(got, leaves, tolerance):
-                scaled.append(f"{name}, and {_factor_name(factor)}")
-    return list(dict.fromkeys(scaled)) or _leaf_by_leaf(got, right, candidates, names, tolerance)
+                scaled.append(f"{name}, and {_factor_name(factor, given)}")
+    return list(dict.fromkeys(scaled)) or _leaf_by_leaf(
+        given, got, right, candidates, names, tolerance
+    )
 
 
 def _leaf_by_leaf(
+    given: Ingredients,
     got: list[np.ndarray],
     right: list[np.ndarray],
     candidates: dict[str, list[list[np.ndarray]]],
@@ -264,7 +267,7 @@ def _leaf_by_leaf(
             if any(_all_equal([got[place]], [leaves[place]], tolerance) for leaves in produced)
         ]
         if not reasons and (factor := _common_factor([got[place]], [right[place]], tolerance)):
-            reasons = [_factor_name(factor)]
+            reasons = [_factor_name(factor, given)]
         if not reasons:
             return []
         for reason in reasons:
@@ -291,8 +294,18 @@ def _title(mistake: Mistake) -> str:
     return mistake.name if mistake.only is None else f"{mistake.name} (layer {mistake.only + 1})"
 
 
-def _factor_name(factor: float) -> str:
-    return "a sign" if abs(factor + 1) < 1e-6 else f"a factor {factor:.6g}"
+def _factor_name(factor: float, given: Ingredients) -> str:
+    """Return a constant factor in words, with what it may come from."""
+    n_outputs = given.output_delta.shape[1]
+    known = [(-1.0, "a sign"), (1 / given.sample_weight.sum(), "1/N twice")]
+    if n_outputs > 1:
+        known.append((1 / n_outputs, "a mean over the outputs for a sum"))
+    if given.network.loss == "squared_error":
+        known.append((2.0, "a factor 2, where the squared error is ½ Σ (z − t)²"))
+        if n_outputs > 1:
+            known.append((2 / n_outputs, "a mean over the outputs, where it is ½ Σ (z − t)²"))
+    fitting = [name for value, name in known if abs(factor - value) < 1e-6]
+    return " or ".join(fitting) or f"a factor {factor:.6g}"
 
 
 def _all_equal(got: list[np.ndarray], leaves: list[np.ndarray], tolerance: float) -> bool:
