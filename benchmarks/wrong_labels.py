@@ -64,6 +64,7 @@ def found(order: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     shares = []
     for seed in SEEDS:
         data, run = folder / f"{seed}.npz", folder / str(seed)

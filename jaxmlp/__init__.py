@@ -34,7 +34,7 @@ from jaxmlp.gradients import (
     weighted_gradient_sum,
 )
 from jaxmlp.influence import influence, self_influence
-from jaxmlp.network import Layer, Network, init
+from jaxmlp.network import Layer, Network, init, with_mean_outputs
 from jaxmlp.privacy import private_gradient
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.ensembles import EnsembleFit, fit_ensemble
@@ -117,4 +117,5 @@ __all__ = [
     "save",
     "self_influence",
     "weighted_gradient_sum",
+    "with_mean_outputs",
 ]

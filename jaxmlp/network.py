@@ -11,10 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxmlp.activations import ACTIVATIONS
 from jaxmlp.losses import LOSSES
-from jaxmlp.validation import check_float_dtype, check_key, check_name
+from jaxmlp.validation import (
+    as_host_array,
+    check_finite,
+    check_float_dtype,
+    check_key,
+    check_name,
+)
 
 _LARGEST_SIZE = 2**31 - 1  # XLA's own arithmetic of indices
 _DRAWN_TOGETHER = 2**22  # entries, padding and all
@@ -33,7 +40,9 @@ class Network:
             network without a hidden layer.
         activation: One of `ACTIVATIONS`, or one for each of the L − 1 hidden layers. The output
             layer is linear: it yields logits.
-        loss: One of `LOSSES`.
+        loss: One of `LOSSES`, of an example a sum over its K outputs: "softmax_cross_entropy"
+            −Σ t log softmax(z), "sigmoid_binary_cross_entropy" Σ log(1 + e^z) − t z,
+            "squared_error" ½ Σ (z − t)², "poisson" Σ e^z − t z.
         bias: Whether every layer has a bias.
         precision: Of the matrix products: None or "default", "high", "highest", or the name of a
             `jax.lax.DotAlgorithmPreset` such as "TF32_TF32_F32". Products of bfloat16 parameters
@@ -195,22 +204,58 @@ def _normal(keys: Array, shapes: Sequence[tuple[int, int]], dtype: np.dtype) -> 
 
 
 def with_mean_outputs(
-    network: Network, params: Parameters, targets: np.ndarray, weights: np.ndarray | None = None
+    network: Network,
+    params: Parameters,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None = None,
 ) -> Parameters:
-    """Return parameters whose output biases predict the mean of the targets, where that can be.
+    """Return parameters whose output biases predict the mean of the targets.
 
-    A regression begins at what a constant would predict, however large its targets are.
+    A regression then begins at what a constant would predict, however large its targets are, as
+    `jaxmlp train` does; `fit` takes the parameters as they are.
 
     Args:
         network: A network with the squared error or the Poisson loss, and biases.
         params: Its parameters.
-        targets: (N, K), for the Poisson loss not negative.
-        weights: (N,) or None.
+        targets: (N, K), or (N,) where K = 1; for the Poisson loss not negative.
+        sample_weight: (N,) of a sum above 0, or None.
 
     Returns:
         The parameters, with the mean (or its logarithm where it is above 0) as the last bias.
+
+    Raises:
+        TypeError: Parameters or a network of another kind.
+        ValueError: Another loss, no biases, or shapes or numbers that do not fit.
+
+    Example:
+        >>> import jax, jaxmlp
+        >>> network = jaxmlp.Network((2, 4, 1), loss="squared_error")
+        >>> params = jaxmlp.init(network, jax.random.key(0))
+        >>> jaxmlp.with_mean_outputs(network, params, [100.0, 200.0, 300.0])[-1].bias
+        Array([200.], dtype=float32)
     """
-    mean = np.average(targets.astype(np.float64), axis=0, weights=weights)
+    check_parameters(network, params)
+    if network.loss not in ("squared_error", "poisson") or not network.bias:
+        raise ValueError(
+            "network: expected the loss squared_error or poisson, and biases, got "
+            f"{network.loss} and bias={network.bias}"
+        )
+    n_outputs = network.sizes[-1]
+    numbers = as_host_array("targets", targets).astype(np.float64)
+    if numbers.ndim == 1 and n_outputs == 1:
+        numbers = numbers[:, None]
+    if numbers.ndim != 2 or numbers.shape[1] != n_outputs or not len(numbers):
+        raise ValueError(f"targets: expected shape (N, {n_outputs}), got {numbers.shape}")
+    weights = None
+    if sample_weight is not None:
+        weights = as_host_array("sample_weight", sample_weight).astype(np.float64)
+        if weights.shape != numbers.shape[:1] or not weights.sum() > 0:
+            raise ValueError(
+                f"sample_weight: expected ({len(numbers)},) of a sum above 0, got shape "
+                f"{weights.shape} of the sum {weights.sum():g}"
+            )
+    mean = np.average(numbers, axis=0, weights=weights)
+    check_finite("the mean of targets", mean)
     if network.loss == "poisson":
         mean = np.log(np.where(mean > 0, mean, 1))
     last = params[-1]
@@ -230,6 +275,8 @@ def check_parameters(network: Network, params: Parameters) -> None:
         ValueError: Another number of layers, another shape, a missing or unexpected bias, more
             than one dtype, or one that `init` does not make.
     """
+    if not isinstance(network, Network):
+        raise TypeError(f"network: expected a jaxmlp.Network, got {type(network).__name__}")
     n_layers = len(network.sizes) - 1
     if not isinstance(params, (tuple, list)) or not all(
         hasattr(layer, "weight") and hasattr(layer, "bias") for layer in params
@@ -259,8 +306,9 @@ def check_parameters(network: Network, params: Parameters) -> None:
                     f"params[{number}].{name}: expected an array, got {type(leaf).__name__}"
                 )
             if jnp.shape(leaf) != shape:
+                many = ", of an ensemble's: see jaxmlp.member" * (jnp.shape(leaf)[1:] == shape)
                 raise ValueError(
-                    f"params[{number}].{name}: expected shape {shape}, got {jnp.shape(leaf)}"
+                    f"params[{number}].{name}: expected shape {shape}, got {jnp.shape(leaf)}{many}"
                 )
             dtypes.add(np.dtype(leaf.dtype))
     if len(dtypes) != 1 or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):

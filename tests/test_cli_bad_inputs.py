@@ -480,7 +480,7 @@ MODELS = {
     ),
     "evaluate: the run's own file has other classes": (
         lambda: csv(names=[*NAMES[:-1], "emu"], path="animals.csv"),
-        "evaluate animals", "dataset: expected the classes of animals, got others",
+        "evaluate animals", "dataset: expected the classes 'cat', 'dog', 'owl', got animals with",
     ),
     "evaluate: a class that the model does not know": (
         lambda: rows("bad.csv", ("cat", "emu")), "evaluate animals --dataset bad.csv",
@@ -498,7 +498,9 @@ MODELS = {
         None, "evaluate animals --dataset images.npz", "images.npz: expected 3 inputs, got 20",
     ),
     "evaluate: another data set": (
-        None, "evaluate animals --dataset iris", "dataset: expected the classes of animals, got",
+        None,
+        "evaluate animals --dataset iris",
+        "dataset: expected the classes 'cat', 'dog', 'owl', got iris with the classes 'setosa', ",
     ),
     "evaluate: a regression's data": (
         None, "evaluate animals --dataset houses.csv --part train", "dataset: expected the classes",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from command import ANIMALS, FEATURES, animals, write_data
+from command import ANIMALS, FEATURES, animals, write_csv, write_data
 
 import jaxmlp
 from jaxmlp import Layer, Network, Scaling, init, init_members, load, save
@@ -102,7 +102,7 @@ BAD = {
     "no scaling": ({"scaling": (0, 1)}, TypeError, "scaling: expected a jaxmlp.Scaling, got tuple"),
     "too few classes": ({"classes": ["a"]}, ValueError, "classes: expected 3 names or None, got"),
     "a word": ({"classes": "abc"}, ValueError, "classes: expected 3 names or None, got 'abc'"),
-    "numbers": ({"features": [1, 2, 3]}, ValueError, "features: expected 3 names or None, got"),
+    "numbers": ({"features": [1.5, 2, 3]}, ValueError, "features: expected 3 names or None, got"),
     "one that is ours": (
         {"metadata": {"network": 1}},
         ValueError,
@@ -178,6 +178,17 @@ def test_the_commands_take_what_was_saved(command, saved):
     evaluated = command("evaluate", "saved", "--dataset", "animals-test.csv")
     assert evaluated.status == 0 and "30 examples" in evaluated.output
     assert command("export", "saved", "--format", "torch").status == 0
+
+
+def test_columns_without_names_are_taken_in_their_order_and_that_is_said(command, saved):
+    params, scaling = saved
+    save("unnamed", NETWORK, params, scaling=scaling, classes=np.arange(3))
+    write_csv(Path("three.csv"), FEATURES, *animals(5)[0].T)
+    status, _, errors = command("predict", "unnamed", "three.csv")
+    assert status == 0
+    assert "unnamed keeps no names of its inputs: the columns are taken in their order" in errors
+    assert "names" not in command("predict", "saved", "three.csv", "--overwrite").errors
+    assert load("unnamed")[2]["dataset"]["classes"] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(

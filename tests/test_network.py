@@ -304,3 +304,53 @@ def test_a_regression_begins_at_the_weighted_mean_of_its_targets():
         params = with_mean_outputs(network, params, targets, weights)
         # (3 · 100 + 300)/4 and (3 · 1 + 4)/4; the Poisson's prediction is e^z.
         np.testing.assert_allclose(predictions(network, params, x)[0], targets_mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "text"),
+    [
+        (Network((4, 3)), (np.zeros(3),), "expected the loss squared_error or poisson"),
+        (
+            Network((4, 3), loss="poisson", bias=False),
+            (np.zeros((2, 3)),),
+            "and biases, got poisson and bias=False",
+        ),
+        (
+            Network((4, 3), loss="poisson"),
+            (np.zeros(3),),
+            "targets: expected shape (N, 3), got (3,)",
+        ),
+        (Network((4, 1), loss="poisson"), (np.zeros((0, 1)),), "targets: expected shape (N, 1)"),
+        (
+            Network((4, 1), loss="poisson"),
+            (np.zeros(2), np.zeros(2)),
+            "sample_weight: expected (2,) of a sum above 0, got shape (2,) of the sum 0",
+        ),
+        (
+            Network((4, 1), loss="squared_error"),
+            (np.array([1, np.nan]),),
+            "the mean of targets: expected finite numbers, got nan",
+        ),
+    ],
+)
+def test_what_has_no_mean_to_begin_at_is_named(network, arguments, text):
+    with pytest.raises(ValueError) as raised:
+        with_mean_outputs(network, init(network, jax.random.key(0)), *arguments)
+    assert text in str(raised.value)
+
+
+def test_targets_n_are_those_of_one_output():
+    network = Network((4, 1), loss="squared_error")
+    params = with_mean_outputs(network, init(network, jax.random.key(0)), [1, 2, 6])
+    np.testing.assert_array_equal(params[-1].bias, [3])
+
+
+def test_who_gives_no_network_or_an_ensemble_s_parameters_is_told_so():
+    params = layers()
+    with pytest.raises(TypeError, match="network: expected a jaxmlp.Network, got tuple"):
+        check_parameters((4, 3), params)  # pyright: ignore[reportArgumentType]
+    several = tuple(
+        Layer(jnp.stack([weight, weight]), jnp.stack([bias, bias])) for weight, bias in params
+    )
+    with pytest.raises(ValueError, match=r"got \(2, .*\), of an ensemble's: see jaxmlp.member$"):
+        check_parameters(NETWORK, several)

@@ -471,6 +471,12 @@ def train_on(inputs, **settings):
         ({"key": 0}, TypeError, "key: expected a typed key such as jax.random.key(0), got int"),
         ({"key": jax.random.split(jax.random.key(0))}, (TypeError, ValueError), "key: expected"),
         ({"optimizer": "adma"}, ValueError, "unknown optimizer 'adma': did you mean 'adam'?"),
+        ({"optimizer": optax.adam(0.1)}, TypeError, "optimizer: expected a name such as 'adam' (a"),
+        (
+            {"evaluation": (X, T)},
+            ValueError,
+            'evaluation: expected name → (inputs, targets) with other names than "train", got tupl',
+        ),
         ({"schedule": "cosin"}, ValueError, "unknown schedule 'cosin': did you mean 'cosine'?"),
         ({"learning_rate": 0}, ValueError, "learning_rate: expected a number above 0, got 0"),
         ({"learning_rate": np.nan}, ValueError, "learning_rate: expected a number above 0"),

@@ -128,6 +128,7 @@ def several_devices(device: Any, number: int | None) -> list[Any] | None:
         raise ValueError(
             f"devices: expected at most {len(there)}, which is what there is of "
             f"{device.device_kind} here, got {number}"
+            + (f" (JAX_NUM_CPU_DEVICES={number} makes as many)" * (device.platform == "cpu"))
         )
     return there[:number]
 

@@ -127,6 +127,10 @@ def predict(options: Predict) -> None:
         model = load_model(options.run, device)
         network = model.network
         inputs = open_inputs(options.file, network.sizes[0], model.features, model.options.target)
+        if model.features is None and options.file.suffix.lower() == ".csv":
+            warn(
+                f"{options.run} keeps no names of its inputs: the columns are taken in their order"
+            )
         rows = 0
         with (
             failing_run(device),

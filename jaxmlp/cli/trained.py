@@ -149,7 +149,9 @@ def _check_same(model: Model, data: Dataset) -> None:
     """Raise ValueError where a data set has other inputs or outputs than the model."""
     n_inputs, n_outputs = model.network.sizes[0], model.network.sizes[-1]
     if data.classes != (model.classes and tuple(model.classes)):
-        raise ValueError(f"dataset: expected the classes of {model.dataset}, got others")
+        expected = f"the classes {listed(model.classes)}" if model.classes else "numbers to predict"
+        got = f"the classes {listed(data.classes)}" if data.classes else "numbers"
+        raise ValueError(f"dataset: expected {expected}, got {data.name} with {got}")
     if data.train.inputs.shape[1] != n_inputs or data.n_outputs != n_outputs:
         raise ValueError(
             f"dataset: expected {n_inputs} inputs and {n_outputs} outputs, got "

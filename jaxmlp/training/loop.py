@@ -67,7 +67,8 @@ def fit(
     Args:
         network: The network.
         params: Its initial parameters; they are copied, not donated. In float16 and bfloat16 only
-            the products are computed in their dtype: what is trained is a float32 copy.
+            the products are computed in their dtype: what is trained is a float32 copy. For a
+            regression `jaxmlp.with_mean_outputs` has them begin at the mean of the targets.
         inputs: (N, D), finite. Those of a `jaxmlp.data.StoredInputs` stay on disk and are read
             block by block ahead of the steps, which needs the extra "stream": the batches and the
             result are those of the same inputs in memory, a snapshot of the one goes on as the
@@ -231,9 +232,10 @@ def prepared_evaluation(
         ValueError: A name that is taken, or values that do not fit.
     """
     if not isinstance(evaluation or {}, Mapping) or "train" in (evaluation or {}):
+        got = list(evaluation) if isinstance(evaluation, Mapping) else type(evaluation).__name__
         raise ValueError(
             'evaluation: expected name → (inputs, targets) with other names than "train", got '
-            f"{evaluation!r:.60}"
+            f"{got!s:.60}"
         )
     others = {}
     for name, arrays in (evaluation or {}).items():

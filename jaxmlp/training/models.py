@@ -50,8 +50,8 @@ def save(
         params: Its parameters; or those of M networks, every leaf (M, …), as `fit_ensemble` returns
             them.
         scaling: What the inputs were scaled by, or None; each part () or (D,).
-        classes: The names of the K classes.
-        features: The names of the D inputs.
+        classes: The names of the K classes, words or integers.
+        features: The names of the D inputs, by which `jaxmlp predict` finds a table's columns.
         metadata: What else `load` is to return: all that JSON can hold.
 
     Raises:
@@ -108,7 +108,7 @@ def _checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _checked_names(name: str, given: Sequence[str], count: int) -> list[str]:
     names = [] if isinstance(given, str) else list(given)
-    if len(names) != count or not all(isinstance(one, str) for one in names):
+    if len(names) != count or not all(isinstance(one, (str, int, np.integer)) for one in names):
         raise ValueError(f"{name}: expected {count} names or None, got {given!r:.60}")
     return [str(one) for one in names]
 

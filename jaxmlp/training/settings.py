@@ -57,6 +57,12 @@ class Settings:
             TypeError: A number that is none.
             ValueError: Any other fault, by its name.
         """
+        if not isinstance(self.optimizer, str):
+            raise TypeError(
+                "optimizer: expected a name such as 'adam' (a transformation of optax's goes into "
+                "a loop of your own, with loss_and_gradient), got "
+                f"{type(self.optimizer).__name__}"
+            )
         check_name("optimizer", self.optimizer, OPTIMIZERS)
         known = OPTIMIZERS[self.optimizer].settings
         if not isinstance(self.optimizer_settings, Mapping):
