@@ -35,7 +35,7 @@ def bare(network: jaxmlp.Network, rate: float) -> tuple[optax.GradientTransforma
         def step(carry: Any, rows: Any) -> Any:
             params, state = carry
             batch = Batch(PIXELS.on_device(inputs[rows], jnp.float32), targets[rows], None)
-            result = pass_batch(network, params, batch)
+            result = pass_batch(network, params, batch, finite_rows=True)
             gradient: Any = mean_gradient(network, params, result, None)
             updates, state = optimizer.update(gradient, state, params)
             moved: Any = optax.apply_updates(params, updates)

@@ -163,7 +163,8 @@ def without_garbage(network: Network, batch: Batch) -> tuple[Batch, Array | None
     """Return the batch with the rows of weight 0 that hold garbage set to 0, and which (N,) do.
 
     Before the pass: what is not finite must not enter it, for a derivative of 0 times NaN is NaN.
-    Other rows of weight 0 stay: the derivative in their weight is not 0.
+    Other rows of weight 0 stay: the derivative in their weight is not 0. Without weights the
+    classes are marked, see `_marked_classes`.
     """
     inputs, targets, weights = batch
     if weights is None:
@@ -187,9 +188,9 @@ def _marked_classes(network: Network, targets: Array) -> Array:
     """
     if not LOSSES[network.loss].takes_classes or targets.ndim != 1:
         return targets
-    ends = np.array([[0, network.sizes[-1]]], np.int32)
 
     def marked(classes: Array) -> Array:
+        ends = np.array([[0, network.sizes[-1]]], classes.dtype)
         passed = jnp.sum(classes[:, None] >= ends, axis=1, dtype=np.int32)
         return jnp.where(passed == 1, classes, -1)
 

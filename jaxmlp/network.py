@@ -218,7 +218,8 @@ def with_mean_outputs(
         network: A network with the squared error or the Poisson loss, and biases.
         params: Its parameters.
         targets: (N, K), or (N,) where K = 1; for the Poisson loss not negative.
-        sample_weight: (N,) of a sum above 0, or None.
+        sample_weight: (N,), not negative and of a sum above 0, or None; what has weight 0 may be
+            anything.
 
     Returns:
         The parameters, with the mean (or its logarithm where it is above 0) as the last bias.
@@ -246,20 +247,26 @@ def with_mean_outputs(
         numbers = numbers[:, None]
     if numbers.ndim != 2 or numbers.shape[1] != n_outputs or not len(numbers):
         raise ValueError(f"targets: expected shape (N, {n_outputs}), got {numbers.shape}")
-    weights = None
+    weights = np.ones(len(numbers))
     if sample_weight is not None:
         weights = as_host_array("sample_weight", sample_weight).astype(np.float64)
-        if weights.shape != numbers.shape[:1] or not weights.sum() > 0:
+        if weights.shape != numbers.shape[:1] or not weights.min() >= 0 or not weights.sum() > 0:
             raise ValueError(
-                f"sample_weight: expected ({len(numbers)},) of a sum above 0, got shape "
-                f"{weights.shape} of the sum {weights.sum():g}"
+                f"sample_weight: expected ({len(numbers)},) numbers ≥ 0 of a sum above 0, got "
+                f"shape {weights.shape} of the sum {weights.sum():g}"
             )
-    mean = np.average(numbers, axis=0, weights=weights)
-    check_finite("the mean of targets", mean)
+    counted = numbers[weights > 0]
+    check_finite("targets", counted)
+    if network.loss == "poisson" and counted.min() < 0:
+        raise ValueError(f"targets: expected numbers ≥ 0 for poisson, got {counted.min():g}")
+    mean = np.average(counted, axis=0, weights=weights[weights > 0])
     if network.loss == "poisson":
         mean = np.log(np.where(mean > 0, mean, 1))
+    with np.errstate(over="ignore"):
+        mean = mean.astype(params[-1].weight.dtype)
+    check_finite("the mean of targets", mean)
     last = params[-1]
-    return (*params[:-1], last._replace(bias=jnp.asarray(mean, last.weight.dtype)))
+    return (*params[:-1], last._replace(bias=jnp.asarray(mean)))
 
 
 def cast(params: Parameters, dtype: jax.typing.DTypeLike) -> Parameters:
@@ -340,5 +347,11 @@ def check_members(network: Network, params: Parameters) -> int:
     count = shapes.pop()[0]
     if count == 0:
         raise ValueError("params: expected at least one member, got none")
-    check_parameters(network, jax.eval_shape(partial(jax.tree.map, lambda leaf: leaf[0]), params))
+    # Their own dtypes: JAX would see float32 in the place of NumPy's float64.
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[1:], _dtype(leaf)), params)
+    check_parameters(network, one)
     return count
+
+
+def _dtype(leaf: Any) -> np.dtype:
+    return np.dtype(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype)

@@ -476,7 +476,8 @@ MODELS = {
     ),
     "evaluate: the run's own file has other columns": (
         lambda: csv(header=("weight", "height", "tail", "animal"), path="animals.csv"),
-        "evaluate animals", "dataset: expected the columns of animals in their order, got 'weight'",
+        "evaluate animals",
+        "dataset: expected the columns 'height', 'weight', 'tail' in their order, got 'weight'",
     ),
     "evaluate: the run's own file has other classes": (
         lambda: csv(names=[*NAMES[:-1], "emu"], path="animals.csv"),

@@ -327,6 +327,20 @@ def test_a_class_out_of_range_makes_that_example_nan_and_no_other():
     np.testing.assert_array_equal(np.isnan(norms), np.arange(6) == 2)
 
 
+@pytest.mark.parametrize("promotion", ["standard", "strict"])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64])
+def test_a_class_of_any_integer_dtype_is_itself_or_none(dtype, promotion):
+    none = [2, 200, 2**32 + 1] if np.dtype(dtype).itemsize == 8 else [2, 100]
+    t = np.array([0, 1, *none, 1], dtype)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion(promotion):
+        params = init(NETWORK, jax.random.key(0), jnp.float32)
+        norms = jaxmlp.per_example_gradient_norms(NETWORK, params, X[: len(t)], jnp.asarray(t))
+        expected = jaxmlp.per_example_gradient_norms(
+            NETWORK, params, X[: len(t)], jnp.asarray(np.where(t < 2, t, 0).astype(np.int32))
+        )
+    np.testing.assert_array_equal(norms, np.where(t < 2, expected, np.nan))
+
+
 def kernels_that_wait_for_none(function, targets):
     """Return how many instructions of a compiled function take its arguments alone."""
     program = (

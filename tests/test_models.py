@@ -11,6 +11,7 @@ from command import ANIMALS, FEATURES, animals, write_csv, write_data
 
 import jaxmlp
 from jaxmlp import Layer, Network, Scaling, init, init_members, load, save
+from jaxmlp.training import models
 
 NETWORK = Network((3, 5, 4, 3), ("relu", "tanh"))
 PARAMS = init(NETWORK, jax.random.key(0))
@@ -100,13 +101,54 @@ BAD = {
         r"scaling.shift: expected shape \(\) or \(3,\), got \(4,\)",
     ),
     "no scaling": ({"scaling": (0, 1)}, TypeError, "scaling: expected a jaxmlp.Scaling, got tuple"),
-    "too few classes": ({"classes": ["a"]}, ValueError, "classes: expected 3 names or None, got"),
-    "a word": ({"classes": "abc"}, ValueError, "classes: expected 3 names or None, got 'abc'"),
-    "numbers": ({"features": [1.5, 2, 3]}, ValueError, "features: expected 3 names or None, got"),
-    "one that is ours": (
-        {"metadata": {"network": 1}},
+    "too few classes": ({"classes": ["a"]}, ValueError, "classes: expected 3 names in a list or"),
+    "a word": ({"classes": "abc"}, TypeError, "classes: expected 3 names in a list or None, got"),
+    "a number": ({"classes": 3}, TypeError, "classes: expected 3 names in a list or None, got 3"),
+    "names without an order": (
+        {"classes": {"a", "b", "c"}},
+        TypeError,
+        "classes: expected 3 names in a list or None, got {",
+    ),
+    "numbers": ({"features": [1.5, 2, 3]}, ValueError, "features: expected 3 names in a list or"),
+    "bools": ({"classes": [True, False, 2]}, ValueError, "classes: expected 3 names in a list or"),
+    "a name twice": ({"classes": ["1", 1, 2]}, ValueError, "classes: expected 3 different names"),
+    "half a letter": ({"classes": ["a", "b", "\ud800"]}, ValueError, "classes: expected names in"),
+    "classes of one output": (
+        {
+            "network": Network((3, 1), loss="squared_error"),
+            "params": init(Network((3, 1)), jax.random.key(0)),
+            "classes": ["speed"],
+        },
         ValueError,
-        "metadata: expected other names than .*, got network",
+        "classes: expected None for squared_error of 1 outputs, got names",
+    ),
+    **{
+        f"{name}, which is ours": (
+            {"metadata": {name: 1}},
+            ValueError,
+            f"metadata: expected other names than .*, got {name}$",
+        )
+        for name in ("format_version", "network", "scaling", "dataset", "members", "training")
+    },
+    "a key that is no word": (
+        {"metadata": {"a": [{1: "int", "1": "word"}]}},
+        ValueError,
+        "metadata: expected what JSON can hold, got other: the key 1$",
+    ),
+    "float64 of NumPy": (
+        {"params": jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), PARAMS)},
+        ValueError,
+        "float64",
+    ),
+    "an ensemble's float64 of NumPy": (
+        {"params": jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), MEMBERS)},
+        ValueError,
+        "float64",
+    ),
+    "a scaling beyond 64 bits": (
+        {"scaling": Scaling(np.longdouble("1e4000"), 1.0)},
+        ValueError,
+        "scaling.shift: expected finite numbers, got inf",
     ),
     "an array": (
         {"metadata": {"a": np.ones(2)}},
@@ -125,6 +167,59 @@ def test_what_is_wrong_is_said_and_nothing_is_written(bad, tmp_path):
     with pytest.raises(error, match=text):
         save(tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "error"),
+    [("", ValueError), ("a\0b", ValueError), (5, TypeError), (b"x", TypeError), (None, TypeError)],
+)
+def test_what_is_no_path_is_said(run, error):
+    with pytest.raises(error, match="run: expected the path of a folder, got"):
+        save(run, NETWORK, PARAMS)
+
+
+def test_a_path_that_the_system_refuses_is_said(tmp_path):
+    with pytest.raises(OSError, match="run: cannot make the folder .*: File name too long"):
+        save(tmp_path / ("x" * 300), NETWORK, PARAMS)
+
+
+def test_metadata_may_be_deep_but_not_without_end():
+    deep: list = []
+    deep.append(deep)
+    with pytest.raises(ValueError, match="metadata: expected what JSON can hold"):
+        save("never", NETWORK, PARAMS, metadata={"a": deep})
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(path, content):
+        if path.name == "config.json":
+            raise OSError(f"{path}: cannot be written: No space left on device")
+        write_file(path, content)
+
+    write_file = models.write_file
+    monkeypatch.setattr(models, "write_file", full)
+    with pytest.raises(OSError, match="config.json: cannot be written"):
+        save(tmp_path, NETWORK, PARAMS)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    save(tmp_path, NETWORK, PARAMS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"shift": 1.0', f'"shift": 1{"0" * 400}'),
+        lambda text: text.replace('"shift": 1.0', f'"shift": {"[" * 9999}{"]" * 9999}'),
+    ],
+)
+def test_damaged_numbers_of_a_configuration_are_a_sentence(change, tmp_path):
+    save(tmp_path, NETWORK, PARAMS, scaling=Scaling(1.0, 2.0))
+    path = tmp_path / "config.json"
+    text = change(path.read_text())
+    assert text != path.read_text()
+    path.write_text(text)
+    with pytest.raises(ValueError, match="config.json: not a run's configuration: "):
+        load(tmp_path)
 
 
 def test_a_folder_with_files_stays_as_it_is(tmp_path):
@@ -191,11 +286,28 @@ def test_columns_without_names_are_taken_in_their_order_and_that_is_said(command
     assert load("unnamed")[2]["dataset"]["classes"] == ["0", "1", "2"]
 
 
+def test_a_classifier_without_names_has_its_numbers(command, saved):
+    params, scaling = saved
+    save("plain", NETWORK, params, scaling=scaling)
+    inputs, names = animals(30, seed=1)
+    labels = np.array([ANIMALS.index(name) for name in names])
+    np.savez("labels.npz", inputs=inputs, targets=labels)
+    evaluated = command("evaluate", "plain", "--dataset", "labels.npz")
+    assert (evaluated.status, evaluated.errors) == (0, "")
+    right = np.mean(
+        np.argmax(jaxmlp.predictions(NETWORK, params, inputs, scaling=scaling), axis=1) == labels
+    )
+    assert f"accuracy {right:.4f}" in evaluated.output
+    status, _, errors = command("evaluate", "plain", "--dataset", "iris")
+    assert status == 2 and "dataset: expected the classes '0', '1', '2', got iris with" in errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ("evaluate saved", "dataset: expected a file or a known set (--dataset), as saved"),
         ("evaluate saved --dataset houses.csv", "houses.csv"),
+        ("train --output saved --resume", "run: expected one that `jaxmlp train` made, got saved"),
         ("influence saved", "run: expected one that `jaxmlp train` made, with its data, got saved"),
         ("predict ensemble animals.csv", "run: expected one network, got ensemble, which holds 4"),
         ("export ensemble", "run: expected one network, got ensemble, which holds 4"),

@@ -324,12 +324,27 @@ def test_a_regression_begins_at_the_weighted_mean_of_its_targets():
         (
             Network((4, 1), loss="poisson"),
             (np.zeros(2), np.zeros(2)),
-            "sample_weight: expected (2,) of a sum above 0, got shape (2,) of the sum 0",
+            "sample_weight: expected (2,) numbers ≥ 0 of a sum above 0, got shape (2,) of the sum",
         ),
         (
             Network((4, 1), loss="squared_error"),
             (np.array([1, np.nan]),),
-            "the mean of targets: expected finite numbers, got nan",
+            "targets: expected finite numbers, got nan",
+        ),
+        (
+            Network((4, 1), loss="squared_error"),
+            (np.array([1e39, 1e39]),),
+            "the mean of targets: expected finite numbers, got inf at [0] in float32, whose",
+        ),
+        (
+            Network((4, 1), loss="poisson"),
+            (np.array([1, -2]),),
+            "targets: expected numbers ≥ 0 for poisson, got -2",
+        ),
+        (
+            Network((4, 1), loss="squared_error"),
+            (np.ones(2), np.array([-1, 3])),
+            "sample_weight: expected (2,) numbers ≥ 0 of a sum above 0, got",
         ),
     ],
 )
@@ -337,6 +352,13 @@ def test_what_has_no_mean_to_begin_at_is_named(network, arguments, text):
     with pytest.raises(ValueError) as raised:
         with_mean_outputs(network, init(network, jax.random.key(0)), *arguments)
     assert text in str(raised.value)
+
+
+def test_a_target_of_weight_0_may_be_anything():
+    network = Network((4, 1), loss="poisson")
+    params = init(network, jax.random.key(0))
+    started = with_mean_outputs(network, params, [np.nan, 2, -7, 4], [0, 1, 0, 1])
+    np.testing.assert_allclose(started[-1].bias, np.log([3]), rtol=1e-6)
 
 
 def test_targets_n_are_those_of_one_output():

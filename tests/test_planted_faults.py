@@ -16,13 +16,14 @@ from jaxmlp.verification import (
     agreement,
     checks,
     contractions,
+    evidence,
     oracles,
     table,
     trials,
     witnesses,
 )
 from jaxmlp.verification.checks import FLAT_TARGETS
-from jaxmlp.verification.diagnosis import MISTAKES
+from jaxmlp.verification.diagnosis import MISTAKES, backward_copy
 
 pytestmark = pytest.mark.slow  # on the default Python alone
 
@@ -127,7 +128,7 @@ def test_the_list_of_known_mistakes_has_every_fault():
     assert known - set(FAULTS.values()) == {BROADCAST, "f' in the output layer, which is linear"}
 
 
-BROADCAST = "targets (N, 1) beside outputs (N,): all pairs"
+BROADCAST = "every output with every target, (N,) beside (N, 1)"
 LOSSES_OF_ONE_OUTPUT = {
     "squared_error": lambda z, t: (z - t) ** 2 / 2,
     "sigmoid_binary_cross_entropy": lambda z, t: jax.nn.softplus(z) - t * z,
@@ -163,6 +164,17 @@ def test_targets_that_broadcast_over_the_outputs_are_named(loss, jitted):
         judged = jax.jit(function) if jitted else function
         report = check_gradients(judged, network=network, trials=5, key=KEY)
         assert (report.faults, report.passed) == (faults, not faults), report
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_only_one_output_can_meet_every_target(outputs):
+    network = Network((3, 4, outputs), loss="squared_error")
+    draws = evidence.make_draws(network, 1, np.random.default_rng(0))
+    judge = checks.Judge(network, draws, evidence.gather(network, draws, np.dtype(np.float64)))
+    given = judge.ingredients(0)
+    (mistake,) = [mistake for mistake in MISTAKES if mistake.name == BROADCAST]
+    pairs = zip(backward_copy(given, mistake), backward_copy(given), strict=True)
+    assert all(np.array_equal(*pair) for pair in pairs) == (outputs > 1)
 
 
 def test_a_function_for_targets_n_that_raises_for_n_1_is_told_so():

@@ -75,7 +75,9 @@ def scan(problem: Problem, device: str) -> Trainer:
         def step(carry: Any, rows: Any) -> Any:
             params, state = carry
             inputs = pixels[rows].astype(jnp.float32) * (1 / 255)
-            result = pass_batch(network, params, Batch(inputs, classes[rows], None), True)
+            result = pass_batch(
+                network, params, Batch(inputs, classes[rows], None), finite_rows=True
+            )
             gradient: Any = mean_gradient(network, params, result, None)
             updates, state = optimizer.update(gradient, state, params)
             moved: Any = optax.apply_updates(params, updates)

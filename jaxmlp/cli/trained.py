@@ -61,12 +61,15 @@ def load_model(run: Path, device: Any) -> Model:
         raise ValueError(
             f"{run / runs.CONFIG}: not a run's configuration: its dataset is {dataset!r:.60}"
         )
+    classes = content.get("classes")
+    if classes is None and "name" not in content and network.loss == "softmax_cross_entropy":
+        classes = [str(number) for number in range(network.sizes[-1])]
     return Model(
         network=network,
         params=params,
         scaling=metadata["scaling"],
         dataset=content.get("name"),
-        classes=content.get("classes"),
+        classes=classes,
         features=content.get("features"),
         options=Train() if options is None else saved_options(run, options),
     )
@@ -160,6 +163,6 @@ def _check_same(model: Model, data: Dataset) -> None:
     features = data.features and [*data.features]
     if features and model.features and features != model.features:
         raise ValueError(
-            f"dataset: expected the columns of {model.dataset} in their order, got "
+            f"dataset: expected the columns {listed(model.features)} in their order, got "
             f"{listed(features)}"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import load_file
 from safetensors.flax import save as as_bytes
@@ -19,9 +20,9 @@ from jaxmlp.training.runs import (
     EPOCH_FILE,
     EPOCHS,
     MODEL,
+    config_bytes,
     new_run,
     read_config,
-    write_config,
     write_file,
     writing,
 )
@@ -42,7 +43,8 @@ def save(
 ) -> None:
     """Write a network and its parameters, or those of an ensemble, to a folder for `load`.
 
-    `jaxmlp predict`, `evaluate` and `export` take the folder of a single network too.
+    `jaxmlp predict`, `evaluate` and `export` take the folder of a single network too; of a table
+    without names they take the columns in their order, and the last as the targets.
 
     Args:
         run: The folder, new or empty.
@@ -50,9 +52,10 @@ def save(
         params: Its parameters; or those of M networks, every leaf (M, …), as `fit_ensemble` returns
             them.
         scaling: What the inputs were scaled by, or None; each part () or (D,).
-        classes: The names of the K classes, words or integers.
+        classes: The names of the K ≥ 2 classes, words or integers; None for numbers, and for the
+            classes 0 … K − 1.
         features: The names of the D inputs, by which `jaxmlp predict` finds a table's columns.
-        metadata: What else `load` is to return: all that JSON can hold.
+        metadata: What else `load` is to return: all that JSON can hold, with words for keys.
 
     Raises:
         TypeError: An argument of another kind.
@@ -70,6 +73,7 @@ def save(
         >>> params[0].weight.shape, metadata["members"], metadata["accuracy"]
         ((5, 8, 4), 5, 0.9)
     """
+    path = _checked_path(run)
     if not isinstance(network, Network):
         raise TypeError(f"network: expected a jaxmlp.Network, got {type(network).__name__}")
     about = _checked_metadata(metadata)
@@ -79,14 +83,44 @@ def save(
         check_parameters(network, params)
     if scaling is not None:
         check_scaling(scaling, network.sizes[0])
-    names = {"classes": (classes, network.sizes[-1]), "features": (features, network.sizes[0])}
+        with np.errstate(over="ignore"):  # a longer float may be none of 64 bits
+            scaling = Scaling(*(np.asarray(part, np.float64) for part in scaling))
+        check_scaling(scaling, network.sizes[0])
+    if classes is not None and (network.sizes[-1] == 1 or network.loss == "poisson"):
+        raise ValueError(
+            f"classes: expected None for {network.loss} of {network.sizes[-1]} outputs, got names"
+        )
     about["dataset"] = {
-        name: None if given is None else _checked_names(name, given, count)
-        for name, (given, count) in names.items()
+        "classes": _checked_names("classes", classes, network.sizes[-1]),
+        "features": _checked_names("features", features, network.sizes[0]),
     }
-    folder = new_run(os.fspath(run), "", "run")
-    save_model(folder, params)
-    write_config(folder, network, scaling, about)
+    # All of both before the first: one alone would be no run.
+    files = {MODEL: _model_bytes(params), CONFIG: config_bytes(network, scaling, about)}
+    try:
+        folder = new_run(path, "", "run")
+    except OSError as error:
+        if str(error).startswith("run: "):
+            raise
+        raise type(error)(
+            f"run: cannot make the folder {str(path)!r:.60}: {error.strerror}"
+        ) from error
+    try:
+        for name, content in files.items():
+            write_file(folder / name, content)
+    except OSError:
+        for name in files:
+            (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _checked_path(run: Any) -> Path:
+    path = run if isinstance(run, (str, os.PathLike)) else None
+    text = None if path is None else os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError(f"run: expected the path of a folder, got {run!r:.60}")
+    if not text or "\0" in text:
+        raise ValueError(f"run: expected the path of a folder, got {text!r:.60}")
+    return Path(text)
 
 
 def _weight(layer: Any) -> Any:
@@ -96,21 +130,51 @@ def _weight(layer: Any) -> Any:
 def _checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     if metadata is None:
         return {}
-    if not isinstance(metadata, Mapping) or not all(isinstance(name, str) for name in metadata):
+    if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata: expected names → what JSON can hold, got {metadata!r:.60}")
     if own := sorted(set(metadata) & set(_OWN)):
         raise ValueError(f"metadata: expected other names than {', '.join(_OWN)}, got {own[0]}")
     try:
-        return json.loads(json.dumps(dict(metadata), allow_nan=False))
-    except (TypeError, ValueError) as error:
+        _check_keys(metadata)
+        text = json.dumps(dict(metadata), allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata: expected what JSON can hold, got other: {error}") from None
+    return json.loads(text)
 
 
-def _checked_names(name: str, given: Sequence[str], count: int) -> list[str]:
-    names = [] if isinstance(given, str) else list(given)
-    if len(names) != count or not all(isinstance(one, (str, int, np.integer)) for one in names):
-        raise ValueError(f"{name}: expected {count} names or None, got {given!r:.60}")
-    return [str(one) for one in names]
+def _check_keys(content: Any) -> None:
+    """Raise TypeError where a key is no word: JSON would make one of it, perhaps one twice."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r:.60}")
+            _check_keys(value)
+    elif isinstance(content, (list, tuple)):
+        for value in content:
+            _check_keys(value)
+
+
+def _checked_names(name: str, given: Any, count: int) -> list[str] | None:
+    if given is None:
+        return None
+    if isinstance(given, (np.ndarray, Array)):
+        given = np.asarray(given).tolist()
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
+        raise TypeError(f"{name}: expected {count} names in a list or None, got {given!r:.60}")
+    fitting = (str, int, np.integer)
+    if len(given) != count or any(
+        isinstance(one, bool) or not isinstance(one, fitting) for one in given
+    ):
+        raise ValueError(f"{name}: expected {count} names in a list or None, got {given!r:.60}")
+    names = [str(one) for one in given]
+    if len(set(names)) != count:
+        raise ValueError(f"{name}: expected {count} different names, got {given!r:.60}")
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: expected names in Unicode, got {given!r:.60}") from error
+    return names
 
 
 def save_model(run: Path, params: Parameters) -> None:
@@ -137,12 +201,16 @@ def kept_epochs(run: Path) -> dict[int, Path]:
 
 
 def _write_parameters(path: Path, params: Parameters) -> None:
+    write_file(path, _model_bytes(params))
+
+
+def _model_bytes(params: Parameters) -> bytes:
     arrays = {}
     for number, layer in enumerate(params):
         arrays[f"{number}.weight"] = jnp.asarray(layer.weight)
         if layer.bias is not None:
             arrays[f"{number}.bias"] = jnp.asarray(layer.bias)
-    write_file(path, as_bytes(arrays))
+    return as_bytes(arrays)
 
 
 def read_parameters(path: Path, network: Network, members: int | None = None) -> Parameters:
@@ -213,7 +281,7 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
         members = config.get("members")
         if members is not None and (not isinstance(members, int) or members < 1):
             raise ValueError(f"expected a number of members, got {members!r:.60}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration: {error}") from error
     return network, read_parameters(folder / MODEL, network, members), config
 

@@ -105,6 +105,11 @@ def write_config(
     run: Path, network: Network, scaling: Scaling | None, metadata: Mapping[str, Any]
 ) -> None:
     """Write config.json: the format's version, the network, the scaling, and what else is known."""
+    write_file(run / CONFIG, config_bytes(network, scaling, metadata))
+
+
+def config_bytes(network: Network, scaling: Scaling | None, metadata: Mapping[str, Any]) -> bytes:
+    """Return the content of config.json."""
     content = {
         "format_version": FORMAT_VERSION,
         "network": {
@@ -118,7 +123,7 @@ def write_config(
         and {name: np.asarray(part).tolist() for name, part in scaling._asdict().items()},
         **metadata,
     }
-    write_file(run / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def as_json(content: Any) -> Any:
@@ -134,6 +139,8 @@ def training_options(run: Path) -> dict[str, Any] | None:
     """
     for path in _configs(run):
         options = read_config(path).get("training")
+        if options is None:
+            raise ValueError(f"run: expected one that `jaxmlp train` made, got {run}")
         if not isinstance(options, dict):
             raise ValueError(f"{path}: not a run's configuration: its training is {options!r:.60}")
         return options
@@ -182,7 +189,7 @@ def read_config(path: Path) -> dict[str, Any]:
         version = config.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"expected format {FORMAT_VERSION}, got {version!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a run's configuration: {error}") from error
     return config
 

@@ -60,7 +60,7 @@ def _no_slope(given: Ingredients, number: int) -> np.ndarray:
 
 
 def _with_every_target(given: Ingredients) -> np.ndarray:
-    """Return Δ_L of one output where z (N,) − t (N, 1) is (N, N), of which the mean is taken.
+    """Return Δ_L of one output where z − t, (N,) beside (N, 1), is (N, N) and its mean is taken.
 
     For the losses whose δ is the prediction less the target: that is less the targets' mean.
     """
@@ -133,7 +133,6 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(_WRONG_SLOPE, slope=_slope_at(lambda l, n_layers: (l - 1) % (n_layers - 1))),
     Mistake(_WRONG_SLOPE, slope=_slope_at(lambda l, n_layers: (l + 1) % (n_layers - 1))),
     Mistake("f' in the output layer, which is linear", output_slope=True),
-    Mistake("targets (N, 1) beside outputs (N,): all pairs", output_delta=_with_every_target),
     Mistake("W not transposed", transpose=False),
     Mistake("the gradient of W transposed", turned=True),
     Mistake(_OFF_BY_ONE, weight_place=_around(-1)),
@@ -152,6 +151,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(_MISSING_WEIGHT, normalise=_count),
     Mistake(_MISSING_MEAN, normalise=_one),
     Mistake(_MISSING_MEAN, sample_weight=np.ones_like, normalise=_one),
+    Mistake("every output with every target, (N,) beside (N, 1)", output_delta=_with_every_target),
     Mistake("a sign", factor=-1.0),
 )
 """The known mistakes, from the particular to the general; a constant factor is found by itself."""
@@ -304,7 +304,7 @@ def _factor_name(factor: float, given: Ingredients) -> str:
         known.append((2.0, "a factor 2, where the squared error is ½ Σ (z − t)²"))
         if n_outputs > 1:
             known.append((2 / n_outputs, "a mean over the outputs, where it is ½ Σ (z − t)²"))
-    fitting = [name for value, name in known if abs(factor - value) < 1e-6]
+    fitting = [name for value, name in known if abs(factor - value) < 1e-6 * abs(value)]
     return " or ".join(fitting) or f"a factor {factor:.6g}"
 
 
