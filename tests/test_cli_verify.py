@@ -16,7 +16,7 @@ def test_verify_prints_a_row_for_everything_and_writes_json(command, monkeypatch
     status, output, errors = command("verify", "--trials", 3, "--seed", 7, "--json", "table.json")
     assert (status, errors) == (0, "")
     assert "✓ equations     the paper's equations 4 and 7 against jax.grad: 6 cases" in output
-    assert "✓ faults        planted mistakes, each seen and named: 12 cases" in output
+    assert "✓ faults        planted mistakes, each seen and named: 13 cases" in output
     assert output.splitlines()[-1].startswith("every gradient holds: 2 rows in ")
     content = json.loads(Path("table.json").read_text())
     assert content["passed"] is True
