@@ -92,7 +92,7 @@ def test_a_library_that_differs_is_not_timed(monkeypatch, wrong):
                 np.savez(folder / f"{number}.npz", *moved)
             return super().build(case, folder)
 
-    worked = Wrong("cpu", [])
+    worked = Wrong("cpu", [], quick=True)
     workers: dict = {who: Answering() for who in (training.OURS, training.IDENTICAL)}
     worked.workers = workers
     shown = []

@@ -327,8 +327,10 @@ def test_a_class_out_of_range_makes_that_example_nan_and_no_other():
     np.testing.assert_array_equal(np.isnan(norms), np.arange(6) == 2)
 
 
-@pytest.mark.parametrize("promotion", ["standard", "strict"])
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64])
+@pytest.mark.parametrize(
+    ("dtype", "promotion"),
+    [(np.uint8, "standard"), (np.int64, "strict"), (np.uint64, "strict")],
+)
 def test_a_class_of_any_integer_dtype_is_itself_or_none(dtype, promotion):
     none = [2, 200, 2**32 + 1] if np.dtype(dtype).itemsize == 8 else [2, 100]
     t = np.array([0, 1, *none, 1], dtype)
