@@ -242,7 +242,7 @@ def test_another_number_of_members_is_refused(members, tmp_path):
         load(tmp_path)
 
 
-# The commands.
+# The commands, on the default Python alone.
 
 
 @pytest.fixture
@@ -262,6 +262,7 @@ def saved(tmp_path, monkeypatch):
     return fitted.params, scaling
 
 
+@pytest.mark.slow
 def test_the_commands_take_what_was_saved(command, saved):
     params, scaling = saved
     assert command("predict", "saved", "animals-test.csv").status == 0  # its columns in disorder
@@ -275,6 +276,7 @@ def test_the_commands_take_what_was_saved(command, saved):
     assert command("export", "saved", "--format", "torch").status == 0
 
 
+@pytest.mark.slow
 def test_columns_without_names_are_taken_in_their_order_and_that_is_said(command, saved):
     params, scaling = saved
     save("unnamed", NETWORK, params, scaling=scaling, classes=np.arange(3))
@@ -286,6 +288,7 @@ def test_columns_without_names_are_taken_in_their_order_and_that_is_said(command
     assert load("unnamed")[2]["dataset"]["classes"] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_classifier_without_names_has_its_numbers(command, saved):
     params, scaling = saved
     save("plain", NETWORK, params, scaling=scaling)
@@ -302,6 +305,7 @@ def test_a_classifier_without_names_has_its_numbers(command, saved):
     assert status == 2 and "dataset: expected the classes '0', '1', '2', got iris with" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
