@@ -43,23 +43,27 @@ EPOCH = 60000  # examples
 # torch.compile takes ten seconds and more for each of them.
 COMPILED_AT = {(128, 128), (1024, 128)}  # (H, B), one hidden layer
 SPIN = 0.12  # seconds in which OpenBLAS's threads still look for work: 2^28 cycles
-_ROUND = 0.05  # seconds of arithmetic in a round, at a rate that is about right
-_ABOUT = 1.2e11  # additions and multiplications a second
+_ROUND = 0.05  # seconds of arithmetic in a round
+_WARM = 0.05  # seconds at least of steps before those that are timed
+_PRODUCT = (128, 784, 1024)  # whose rate says how much arithmetic a round has
 
 
-def steps_of(sizes: tuple[int, ...], batch_size: int, device: str) -> int:
-    """Return how many steps a round has: of a GPU's hardly any takes longer than its launches."""
+def steps_of(sizes: tuple[int, ...], batch_size: int, device: str, rate: float) -> int:
+    """Return how many steps a round has, where so many operations a second are multiplied.
+
+    Of a GPU's hardly any takes longer than its launches.
+    """
     if device == "gpu":
         return min(200, math.ceil(EPOCH / batch_size))
     flops = Case(sizes, batch_size, 1).flops
-    return max(3, min(500, round(_ROUND * _ABOUT / flops)))
+    return max(3, min(500, round(_ROUND * rate / flops)))
 
 
-def epoch_cases(quick: bool, device: str = "cpu") -> list[Case]:
-    """Return the cases of MNIST's shape."""
+def epoch_cases(quick: bool, device: str = "cpu", rate: float = 0.0) -> list[Case]:
+    """Return the cases of MNIST's shape, with steps for a machine that multiplies at this rate."""
     widths, batches = ((128,), (128,)) if quick else ((32, 128, 512, 1024), (32, 128, 1024))
     return [
-        Case(sizes, batch, 10 if quick else steps_of(sizes, batch, device), EPOCH)
+        Case(sizes, batch, 10 if quick else steps_of(sizes, batch, device, rate), EPOCH)
         for width in widths
         for sizes in ((784, width, 10), (784, width, width, 10))
         for batch in batches
@@ -336,12 +340,13 @@ def memory(device: str, quick: bool, show: Show) -> list[Row]:
 
 def run(suite: str, device: str, quick: bool, show: Show, wanted: Sequence[str] = ()) -> list[Row]:
     """Return the rows of a suite; each case's are shown as soon as they are there."""
-    cases = epoch_cases(quick, device) if suite == "epoch" else small_cases(quick)
     names = [who for who in LIBRARIES if device == "gpu" or who != "PyTorch, CUDA graph"]
     all_rows: list[Row] = []
     worked = Worked(device, names, quick=quick)
     limits = Limits(device)
     try:
+        rate = 0.0 if quick or device == "gpu" else limits.rate(_PRODUCT)
+        cases = epoch_cases(quick, device, rate) if suite == "epoch" else small_cases(quick)
         for case in (case for case in cases if chosen(case.name, wanted)):
             with tempfile.TemporaryDirectory() as folder:
                 failed = worked.build(case, Path(folder))
@@ -405,9 +410,12 @@ def begin() -> Callable[[Any], Any]:
         nonlocal now
         if question is None:
             assert now is not None
-            # In the run before, the threads of whoever was last go to sleep, and caches and clocks
-            # become this one's again.
+            # Meanwhile the threads of whoever was last go to sleep, and caches and clocks become
+            # this one's again.
+            begin = time.perf_counter()
             now.run()
+            while time.perf_counter() - begin < _WARM:
+                now.run()
             return timed(now.run)
         if question == "memory":
             return machine.peak_memory()
