@@ -21,6 +21,7 @@ from jaxmlp.validation import as_array, as_host_array
 
 _NARROW = 128  # bytes of a row of Δ
 _WIDE = 128  # numbers of one
+_TILE = 2**16  # (outputs + inputs) · examples, from which XLA's products are on several cores
 
 
 class Batch(NamedTuple):
@@ -244,22 +245,27 @@ def contract(
     """Return Σ_n δ_n a_nᵀ and Σ_n δ_n of every layer, in float32 or better: Δᵀ A and Δᵀ 1."""
     layers = []
     for layer, a, delta in zip(params, trace.inputs, deltas, strict=True):
-        weight = product(network, _as_rows(delta.astype(a.dtype)), a)
+        weight = product(network, _as_rows(delta.astype(a.dtype), a.shape[1]), a)
         layers.append(Layer(weight, None if layer.bias is None else jnp.sum(delta, axis=0)))
     return tuple(layers)
 
 
-def _as_rows(delta: Array) -> Array:
+def _as_rows(delta: Array, n_in: int) -> Array:
     """Return Δᵀ (n_out, N) of Δ (N, n_out), in memory by its rows where that pays.
 
-    On a CPU XLA multiplies in another way where the left side is a transpose: for a narrow layer,
-    or a wide one and many examples, it is the slower one. A GPU's library reads either as fast.
+    On a CPU XLA multiplies in another way where the left side is a transpose. That is the slower
+    one for a narrow layer; for a wide one and many examples; and in float64 wherever the product
+    with A (N, n_in) is large enough for several cores. A GPU's library reads either as fast.
     """
     n_examples, n_out = delta.shape
     if n_out * delta.dtype.itemsize > _NARROW:
         if not isinstance(n_examples, int):  # a symbol, in an export
             return delta.T
-        if not _WIDE <= n_out <= n_examples / 2:
+        if delta.dtype.itemsize == 8:
+            pays = (n_out + n_in) * n_examples >= _TILE
+        else:
+            pays = _WIDE <= n_out <= n_examples / 2
+        if not pays:
             return delta.T
     return jax.lax.platform_dependent(
         delta.T, cpu=jax.lax.optimization_barrier, default=lambda rows: rows
