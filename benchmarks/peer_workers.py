@@ -1,6 +1,6 @@
 """The peers of `benchmarks.peers`, each to run in a process of its own.
 
-    python -m benchmarks.peer_workers NAME FOLDER
+    python -m benchmarks.peer_workers NAME FOLDER SECONDS
 
 serves one of them. A peer is imported inside its own function only, so that no environment need
 hold them all. A step of JAX's takes and yields (parameters, key).
@@ -318,7 +318,7 @@ WORKERS = {
 
 def begin() -> Callable[[Any], Any]:
     """Return what answers: None by what is offered, its values written; a quantity by its time."""
-    name, folder = sys.argv[1], Path(sys.argv[2])
+    name, folder, least = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
     with np.load(folder / "problem.npz") as archive:
         problem = dict(archive)
     offer = WORKERS[name](problem)
@@ -329,7 +329,7 @@ def begin() -> Callable[[Any], Any]:
     def handle(question: Any) -> Any:
         if question is None:
             return {"versions": versions(*offer.packages), "calls": list(offer.calls)}
-        return seconds(offer.calls[question])
+        return seconds(offer.calls[question], least)
 
     return handle
 

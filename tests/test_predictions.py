@@ -170,6 +170,7 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow  # on the default Python alone
 @pytest.mark.parametrize(("name", "n_chunks"), [("out.csv", 50), ("out.npz", 200)])
 def test_memory_does_not_grow_with_the_rows(tmp_path, name, n_chunks):
     # Files of 13 and 18 MB; a chunk of 2048 rows is 0.1 MB of float32 and 0.8 MB as lists and text.

@@ -637,6 +637,7 @@ def test_a_publisher_that_cannot_be_reached_is_named_at_once(tmp_path, monkeypat
         assert_no_download(url, tmp_path, monkeypatch, "ConnectionError")
 
 
+@pytest.mark.slow  # on the default Python alone
 def test_a_publisher_that_never_answers_is_named_within_five_seconds(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as silent:

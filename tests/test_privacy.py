@@ -359,6 +359,7 @@ def test_no_step_spends_nothing_and_more_steps_spend_more():
     assert sorted(spent) == spent and spent[0] > 0
 
 
+@pytest.mark.slow  # on the default Python alone
 @pytest.mark.parametrize(
     "arguments", [(3.0, 1024 / 60_000, 1180, 1e-5), (0.5, 0.05, 200, 1e-6), (8.0, 1, 20, 1e-5)]
 )

@@ -188,6 +188,7 @@ def test_files_that_are_none_of_the_three_kinds_are_named(tmp_path):
         )
 
 
+@pytest.mark.slow  # on the default Python alone
 @pytest.mark.parametrize("ending", ["npz", "packed npz", "npy"])
 def test_memory_does_not_grow_with_the_rows(tmp_path, ending):
     # 32 MB of zeros; a chunk of 8192 rows takes 0.5 MB, and the zip file's reader a few.
