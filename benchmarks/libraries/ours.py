@@ -136,5 +136,5 @@ def accurate(data: Any, seed: int, epochs: int, device: str) -> float:
         learning_rate=PEAK, schedule="one_cycle", label_smoothing=SMOOTHING, batch_size=BATCH,
         epochs=epochs, scaling=PIXELS,
     )  # fmt: skip
-    outputs = jaxmlp.predictions(network, result.params, data["test_x"] * np.float32(1 / 255))
+    outputs = jaxmlp.predictions(network, result.params, data["test_x"], scaling=PIXELS)
     return float(np.mean(np.argmax(np.asarray(outputs), axis=1) == data["test_t"]))
