@@ -24,17 +24,19 @@ from jaxmlp.gradient_statistics import (
     gradient_variance,
 )
 from jaxmlp.gradients import (
-    clipped_gradient_sum,
     input_gradients,
     logits,
     loss,
     loss_and_gradient,
-    per_example_gradient_norms,
-    per_example_gradients,
     weighted_gradient_sum,
 )
 from jaxmlp.influence import influence, self_influence
 from jaxmlp.network import Layer, Network, init, with_mean_outputs
+from jaxmlp.per_example import (
+    clipped_gradient_sum,
+    per_example_gradient_norms,
+    per_example_gradients,
+)
 from jaxmlp.privacy import private_gradient
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.ensembles import EnsembleFit, fit_ensemble

@@ -34,9 +34,9 @@ from jaxmlp.batch import (
     unweighted,
     without_idle_rows,
 )
-from jaxmlp.gradients import squared_norms
 from jaxmlp.microbatches import check_microbatch_size, cut, sum_over_microbatches
 from jaxmlp.network import Layer, Network, Parameters
+from jaxmlp.per_example import squared_norms
 
 
 class NoiseScale(NamedTuple):

@@ -5,11 +5,10 @@ a_{l−1}, and Δ (N, n_out), with rows δ_l. Then, over the layers,
 
     gradient of the mean loss         Δᵀ A / N  and, for the bias,  Δᵀ 1 / N
     a weighted sum of gradients       (c ∘ Δ)ᵀ A
-    per-example gradients             δ_n a_nᵀ, kept apart
-    per-example squared norms         Σ_l ‖δ_n‖² (‖a_n‖² + 1), the 1 where there is a bias
     gradients in the inputs           Δ_1 W_1
 
-(The derivation on paper, equations 4 and 7, is the outer product δ aᵀ of one example.)
+and those of `jaxmlp.per_example`. (The derivation on paper, equations 4 and 7, is the outer product
+δ aᵀ of one example.)
 
 Shape letters: N examples, D inputs, K outputs, n_l units of layer l. All functions take a batch
 `inputs` (N, D) with `targets`: (N,) integer classes or (N, K) distributions for softmax
@@ -43,11 +42,10 @@ from jaxmlp.batch import (
     over_total,
     pass_batch,
     without_garbage,
-    without_idle_rows,
 )
 from jaxmlp.losses import LOSSES
-from jaxmlp.network import Layer, Network, Parameters, check_parameters
-from jaxmlp.validation import as_array, check_positive
+from jaxmlp.network import Network, Parameters, check_parameters
+from jaxmlp.validation import as_array
 
 # The loss of a batch, with our backward pass as its derivative. The forward rule must not call
 # `_loss` itself, or forward-over-reverse (jax.hessian) would ask for its missing jvp.
@@ -234,97 +232,6 @@ def logits(network: Network, params: Parameters, inputs: ArrayLike) -> Array:
 
 
 @jax.jit
-def _per_example_gradients(network: Network, params: Parameters, batch: Batch) -> Parameters:
-    result = pass_batch(network, params, batch)
-    layers = []
-    for layer, a, delta in zip(params, result.trace.inputs, result.deltas, strict=True):
-        outer = delta[:, :, None] * a.astype(delta.dtype)[:, None, :]
-        layers.append(Layer(outer, None if layer.bias is None else delta))
-    return like(params, tuple(layers))
-
-
-def per_example_gradients(
-    network: Network,
-    params: Parameters,
-    inputs: ArrayLike,
-    targets: ArrayLike,
-    sample_weight: ArrayLike | None = None,
-) -> Parameters:
-    """Return the gradient of w_n E_n for every example: the outer products δ_n a_nᵀ, kept apart.
-
-    Costs N times the parameters' memory; where norms, sums or inner products of these gradients
-    are wanted, the other functions of this module yield them without it.
-
-    Args:
-        network: The network.
-        params: Its parameters.
-        inputs: (N, D).
-        targets: As for `loss`.
-        sample_weight: (N,) or None.
-
-    Returns:
-        A tree like `params` with a leading axis N on every leaf.
-
-    Raises:
-        TypeError: As for `loss`.
-        ValueError: As for `loss`.
-
-    References:
-        The derivation on paper, equations 4 and 7, for each example.
-    """
-    batch = check_batch(network, params, inputs, targets, sample_weight)
-    return _per_example_gradients(network, params, batch)
-
-
-def squared_norms(params: Parameters, result: Pass) -> Array:
-    """Return Σ_l ‖δ_n‖² (‖a_n‖² + 1) of every example (N,), the 1 for layers with a bias."""
-    total = jnp.zeros_like(result.losses)
-    for layer, a, delta in zip(params, result.trace.inputs, result.deltas, strict=True):
-        a_squared = jnp.sum(a.astype(delta.dtype) ** 2, axis=1)
-        total += jnp.sum(delta**2, axis=1) * (a_squared + float(layer.bias is not None))
-    return total
-
-
-@jax.jit
-def _per_example_gradient_norms(network: Network, params: Parameters, batch: Batch) -> Array:
-    batch = without_idle_rows(batch)
-    return jnp.sqrt(squared_norms(params, pass_batch(network, params, batch)))
-
-
-def per_example_gradient_norms(
-    network: Network,
-    params: Parameters,
-    inputs: ArrayLike,
-    targets: ArrayLike,
-    sample_weight: ArrayLike | None = None,
-) -> Array:
-    """Return the Euclidean norm of each example's whole gradient, without building any gradient.
-
-    ‖g_n‖² = Σ_l ‖δ_n‖² (‖a_n‖² + 1), since the Frobenius norm of an outer product is the product
-    of the norms; the 1 stands where the layer has a bias. Costs less than one gradient.
-
-    Args:
-        network: The network.
-        params: Its parameters.
-        inputs: (N, D).
-        targets: As for `loss`.
-        sample_weight: (N,) or None.
-
-    Returns:
-        ‖∂(w_n E_n)/∂θ‖, (N,).
-
-    Raises:
-        TypeError: As for `loss`.
-        ValueError: As for `loss`.
-
-    References:
-        Goodfellow, Efficient Per-Example Gradient Computations, 2015.
-    """
-    batch = check_batch(network, params, inputs, targets, sample_weight)
-    return _per_example_gradient_norms(network, params, batch)
-
-
-@jax.jit
 def _gradient_sum(network: Network, params: Parameters, batch: Batch) -> Parameters:
     result = pass_batch(network, params, batch)
     return like(params, contract(network, params, result.trace, result.deltas))
@@ -364,76 +271,6 @@ def weighted_gradient_sum(
         )
     weights = scale if batch.weights is None else scale * batch.weights.astype(wide)
     return _gradient_sum(network, params, batch._replace(weights=weights))
-
-
-def clipped_sum(
-    network: Network,
-    params: Parameters,
-    result: Pass,
-    clip_norm: Array,
-    finite_rows: bool = False,
-) -> tuple[Parameters, Array]:
-    """Return Σ_n g_n min(1, C/‖g_n‖) of a pass as a tree like `params`, and the norms ‖g_n‖ (N,).
-
-    The arguments and edge cases are those of `clipped_gradient_sum`. Where the inputs are known to
-    be finite (`finite_rows`), they are not looked through for what is not.
-    """
-    norms = jnp.sqrt(squared_norms(params, result))
-    within = jnp.minimum(1, clip_norm.astype(norms.dtype) / jnp.where(norms > 0, norms, 1))
-    factors = jnp.where(jnp.isfinite(norms) & (clip_norm > 0), within, 0)
-    idle = factors == 0  # 0 times what is not finite would not be 0
-    first, *others = result.trace.inputs
-    inputs = (first if finite_rows else blank(idle, first), *blank(idle, others))
-    trace, deltas = result.trace._replace(inputs=inputs), blank(idle, result.deltas)
-    deltas = jax.tree.map(lambda delta: factors[:, None] * delta, deltas)
-    return like(params, contract(network, params, trace, deltas)), norms
-
-
-@jax.jit
-def _clipped_gradient_sum(
-    network: Network, params: Parameters, batch: Batch, clip_norm: Array
-) -> tuple[Parameters, Array]:
-    batch = without_idle_rows(batch)
-    return clipped_sum(network, params, pass_batch(network, params, batch), clip_norm)
-
-
-def clipped_gradient_sum(
-    network: Network,
-    params: Parameters,
-    inputs: ArrayLike,
-    targets: ArrayLike,
-    clip_norm: ArrayLike,
-    sample_weight: ArrayLike | None = None,
-) -> tuple[Parameters, Array]:
-    """Return Σ_n g_n min(1, C/‖g_n‖) with g_n = ∂(w_n E_n)/∂θ, and the norms ‖g_n‖.
-
-    The sum, not the mean, that differentially private training adds its noise to. The factors scale
-    the rows of Δ, so that one backward pass is enough. No example contributes more than C, up to
-    the rounding of its entries (2⁻²⁴ of C in float32, 2⁻⁸ in bfloat16). One whose squared norm is
-    not finite (in float32: a norm from 1.8e19 on) contributes 0; its norm is returned as it is.
-
-    Args:
-        network: The network.
-        params: Its parameters.
-        inputs: (N, D).
-        targets: As for `loss`.
-        clip_norm: C > 0, a scalar; another value compiles nothing. Under a `jit` of the caller's,
-            where it cannot be refused, one that is not above 0 makes the sum 0.
-        sample_weight: (N,) or None.
-
-    Returns:
-        The sum, a tree like `params`, and the norms before clipping (N,).
-
-    Raises:
-        TypeError: As for `loss`.
-        ValueError: As for `loss`, or a `clip_norm` that is not above 0.
-
-    References:
-        Abadi et al., Deep Learning with Differential Privacy, 2016, algorithm 1.
-    """
-    batch = check_batch(network, params, inputs, targets, sample_weight)
-    clip = check_positive("clip_norm", clip_norm)
-    return _clipped_gradient_sum(network, params, batch, clip)
 
 
 @jax.jit

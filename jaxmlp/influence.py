@@ -7,7 +7,7 @@ over parameters θ_c that a training went through, each with its learning rate �
     self-influence of z_n       Σ_c η_c ‖g_n(θ_c)‖²
 
 The inner products are contractions of the pairs (a, δ) of one backward pass a checkpoint, so that
-no gradient is built: see `jaxmlp.gradient_statistics` for the first, `jaxmlp.gradients` for the
+no gradient is built: see `jaxmlp.gradient_statistics` for the first, `jaxmlp.per_example` for the
 second. Shape letters: N training examples, M test examples, D inputs, C checkpoints. Examples are
 taken some at a time, the last of them padded with rows of weight 0: arrays of another length
 compile nothing, and need no more memory on the device.
@@ -24,9 +24,9 @@ from jax.typing import ArrayLike
 from jaxmlp.batch import Batch, Pass, check_batch, pass_batch
 from jaxmlp.evaluation import CHUNK, checked_examples, padded_batch, scaled_batch
 from jaxmlp.gradient_statistics import inner_products
-from jaxmlp.gradients import squared_norms
 from jaxmlp.microbatches import check_microbatch_size
 from jaxmlp.network import Network, Parameters, check_parameters
+from jaxmlp.per_example import squared_norms
 from jaxmlp.scaling import Scaling
 from jaxmlp.validation import as_host_array, check_finite
 

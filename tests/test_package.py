@@ -81,6 +81,7 @@ ROOMS = [
     "batch",
     "microbatches",
     "gradients",
+    "per_example",
     "gradient_statistics",
     "curvature",
     "fisher",

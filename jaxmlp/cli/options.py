@@ -228,6 +228,12 @@ def given(options: Common, names: list[str]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if name != "data_dir"}
 
 
+def kept(options: Common, names: list[str]) -> dict[str, Any]:
+    """Return the options of these names as a file keeps them: paths as text."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: str(x) if isinstance(x, Path) else x for name, x in values.items()}
+
+
 def resumed_options(arguments: list[str]) -> dict[str, Any]:
     """Return the default options for tyro where a run or sweep is to be resumed: its own."""
     if arguments[:1] not in (["train"], ["sweep"]) or "--resume" not in arguments:

@@ -22,7 +22,8 @@ from jaxmlp.cli.console import (
     use_compile_cache,
     warn,
 )
-from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train, given
+from jaxmlp.cli.of_runs import about_run, draw, heading
+from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train, given, kept
 from jaxmlp.cli.problem import (
     arrays,
     description,
@@ -40,7 +41,7 @@ from jaxmlp.cli.processes import (
     signal_of_any,
 )
 from jaxmlp.cli.space import begun_with, settings_of_sweep, train_options
-from jaxmlp.cli.train import about_run, draw, heading
+from jaxmlp.cli.sweep_lines import Lines, show_table
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, with_mean_outputs
 from jaxmlp.progress import say
@@ -59,9 +60,6 @@ from jaxmlp.training.sweeps import (
     summaries,
 )
 from jaxmlp.validation import check_count, check_number
-
-_SHOWN = 10  # rows of the table on the screen
-_LINES = 20  # of progress, about
 
 
 def sweep(options: Sweep) -> None:
@@ -211,7 +209,7 @@ class _Work:
             raise ValueError("resume: expected the sweep's folder (--output FOLDER), got none")
         self.about = runs.as_json(
             {
-                "options": {name: _plain(getattr(options, name)) for name in OF_THE_SWEEP},
+                "options": kept(options, OF_THE_SWEEP),
                 "settings": self.settings,
                 "fingerprint": fingerprint_of(self.data, private=False),
             }
@@ -284,7 +282,7 @@ class _Work:
             bias = jnp.tile(last, (len(pairs), 1))
             params = (*params[:-1], params[-1]._replace(bias=bias))
         order = jnp.stack(order_keys)[which] if self.options.own_order else order_keys[0]
-        shown = _Shown(self.options, begun, self.count)
+        shown = Lines(self.options, begun, self.count)
 
         def watch(progress: Progress) -> None:
             number = signal_of_any(interruption.signal)
@@ -370,7 +368,7 @@ class _Work:
         sweep_folder.write_results(self.folder, found)
         options = self.options
         if not options.quiet:
-            _show(found, options.monitor)
+            show_table(found, options.monitor)
         if options.pictures:
             from jaxmlp.plots import response_surface
 
@@ -399,60 +397,3 @@ class _Work:
         say(f"best       {named or 'as given'}; {which}: {', '.join(figures)}")
         networks = "network" if self.count == 1 else "networks"
         say(f"{self.count} {networks} after {seconds:.1f} s; the best is saved in {folder}")
-
-
-class _Shown:
-    """Lines of progress, about `_LINES` of them."""
-
-    def __init__(self, options: Sweep, begun: int, count: int) -> None:
-        self.quiet, self.epochs = options.quiet, options.epochs
-        self.begun, self.count = begun, count
-        self.every = max(1, count * options.epochs // _LINES)
-        self.next = 0
-
-    def moved(self, progress: Progress) -> None:
-        """Print a line where a twentieth more of all epochs is done."""
-        done = (self.begun + progress.finished) * self.epochs + progress.active * progress.epoch
-        if self.quiet or done < self.next or not progress.active:
-            return
-        self.next = done + self.every
-        where = f"epoch {progress.epoch}/{self.epochs} of {progress.active} networks"
-        before = self.begun + progress.finished
-        say(f"{where}, {before} of {self.count} done before" if before else where)
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
-def _show(found: Sequence[Summary], monitor: str) -> None:
-    """Print the best settings as a table."""
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table
-
-    names = list(found[0].values)
-    figures = [monitor]
-    for name in ("validation_accuracy", "test_accuracy"):
-        if name in found[0].means and name not in figures:
-            figures.append(name)
-    table = Table()
-    for name in ("setting", *names, "epochs", *figures):
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
-    for one in found[:_SHOWN]:
-        cells = [str(one.setting), *(f"{one.values[name]:.3g}" for name in names)]
-        cells.append(f"{one.epochs:.3g}")
-        for name in figures:
-            if one.diverged:
-                cells.append("diverged")
-                continue
-            deviation = one.deviations[name]
-            spread = "" if deviation is None else f" ± {deviation:.2g}"
-            cells.append(f"{one.means[name]:.4g}{spread}")
-        table.add_row(*cells)
-    # Where the terminal is narrower, lines go on: a number that is cut says nothing.
-    wide = Console(width=1000)
-    least = Measurement.get(wide, wide.options, table).maximum
-    Console(width=max(Console().width, least)).print(table)
-    if len(found) > _SHOWN:
-        say(f"{_SHOWN} of {len(found)} settings; all are in {sweep_folder.RESULTS}")

@@ -11,8 +11,8 @@ from jax.scipy.special import ndtri
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxmlp.batch import Batch, Pass, check_batch, pass_batch
-from jaxmlp.gradients import clipped_sum
 from jaxmlp.network import Network, Parameters
+from jaxmlp.per_example import clipped_sum
 from jaxmlp.validation import check_key, check_positive
 
 

@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 
 from jaxmlp.batch import Batch, mean_gradient
 from jaxmlp.evaluation import Sums
-from jaxmlp.gradients import squared_norms
 from jaxmlp.network import Network, Parameters, cast
+from jaxmlp.per_example import squared_norms
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.batches import (
     Block,

@@ -15,14 +15,16 @@ from jaxmlp.gradient_statistics import (
     gradient_variance,
 )
 from jaxmlp.gradients import (
-    clipped_gradient_sum,
     input_gradients,
     loss,
-    per_example_gradient_norms,
-    per_example_gradients,
     weighted_gradient_sum,
 )
 from jaxmlp.network import Network
+from jaxmlp.per_example import (
+    clipped_gradient_sum,
+    per_example_gradient_norms,
+    per_example_gradients,
+)
 from jaxmlp.verification import oracles
 from jaxmlp.verification.cases import Draws
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Found, compare

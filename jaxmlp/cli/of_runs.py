@@ -1,0 +1,116 @@
+"""What `train` and `sweep` say of a run, keep of it and draw."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxmlp
+from jaxmlp.cli.options import OF_THE_TRAINING, Train, kept
+from jaxmlp.cli.problem import fingerprint_of
+from jaxmlp.data import Dataset, Examples
+from jaxmlp.data.splits import read, subset
+from jaxmlp.data.stored import StoredInputs
+from jaxmlp.network import Network
+from jaxmlp.training.snapshots import Record
+
+_PICTURED = 10_000  # of training examples that are not in memory
+
+
+def draw(
+    folder: Path,
+    history: list[Record],
+    network: Network,
+    params: Any,
+    data: Dataset,
+    private: bool = False,
+) -> None:
+    """Draw the pictures of a run into its folder, of the test examples or the next best."""
+    from jaxmlp.plots import draw_run
+
+    name, part = "test", data.test
+    if part is None and not private:  # whose pictures show no other examples
+        name, part = "training", data.train
+        if data.validation is not None:
+            name, part = "validation", data.validation
+        else:
+            part = first_of(part)
+    draw_run(
+        folder,
+        history,
+        network,
+        params,
+        part,
+        data.classes,
+        data.image_shape,
+        data.scaling,
+        part=name,
+    )
+
+
+def first_of(part: Examples) -> Examples:
+    """Return the first of examples whose inputs are stored, as many as a picture tells apart."""
+    if not isinstance(part.inputs, StoredInputs):
+        return part
+    return read(subset(part, np.arange(min(len(part.targets), _PICTURED))))
+
+
+def about_run(options: Train, data: Dataset) -> dict[str, Any]:
+    """Return what config.json says of a run beside its network."""
+    return {
+        "jaxmlp_version": jaxmlp.__version__,
+        "dataset": {
+            "name": data.name,
+            "source": data.source,
+            "classes": data.classes,
+            "features": data.features,
+            "image_shape": data.image_shape,
+            "fingerprint": fingerprint_of(data, options.private),
+        },
+        "training": kept(options, OF_THE_TRAINING),
+    }
+
+
+def heading(
+    options: Train,
+    network: Network,
+    data: Dataset,
+    device: Any,
+    n_devices: int,
+    swept: Collection[str] = (),
+) -> str:
+    """Return what is about to happen: device, dtype, precision, data, network, training.
+
+    The learning rate stands there unless it is `swept`.
+    """
+    sizes = "-".join(str(size) for size in network.sizes)
+    activation = " ".join(options.activation) if network.activations else "no hidden layer"
+    precision = network.precision or jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
+    counts = [
+        f"{len(part.targets)} {name}"
+        for name, part in (
+            ("training", data.train), ("validation", data.validation), ("test", data.test),
+        )
+        if part is not None
+    ]  # fmt: skip
+    listed = " and ".join(filter(None, [", ".join(counts[:-1]), counts[-1]]))
+    seeds = f"seed {options.seed}"
+    if options.seeds > 1:
+        seeds = f"seeds {options.seed} to {options.seed + options.seeds - 1}"
+    times = f"{n_devices} × " if n_devices > 1 else ""
+    several = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    rate = f"learning rate {options.learning_rate:g} ({options.schedule})"
+    if "learning_rate" in swept:
+        rate = f"{options.schedule} schedule"
+    return "\n".join(
+        (
+            f"device     {times}{device.device_kind} ({device.platform}), {options.dtype}, "
+            f"matmul precision {precision}{several}",
+            f"data       {data.name}: {listed} examples from {data.source}",
+            f"network    {sizes}, {activation}, {network.loss}, "
+            f"{network.n_parameters:,} parameters",
+            f"training   {options.optimizer}, {rate}, batches of {options.batch_size}, {seeds}",
+        )
+    )
