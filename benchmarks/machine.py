@@ -119,11 +119,15 @@ def commit() -> str:
 
 @functools.cache
 def processor() -> str:
-    """Return the name of the processor."""
+    """Return the name of the processor, and whether it has AVX-512: a virtual one hides its model.
+
+    Products take half the time where it has.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return names[0]
+        wide = any(line.startswith("flags") and " avx512f " in line for line in lines)
+        return names[0] + " with AVX-512" * wide
     except (OSError, IndexError):
         return platform.processor() or platform.machine()
 
