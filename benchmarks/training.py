@@ -43,27 +43,24 @@ EPOCH = 60000  # examples
 # torch.compile takes ten seconds and more for each of them.
 COMPILED_AT = {(128, 128), (1024, 128)}  # (H, B), one hidden layer
 SPIN = 0.12  # seconds in which OpenBLAS's threads still look for work: 2^28 cycles
-_ROUND = 0.05  # seconds of arithmetic in a round
-_WARM = 0.05  # seconds at least of steps before those that are timed
-_PRODUCT = (128, 784, 1024)  # whose rate says how much arithmetic a round has
+_ROUND = 0.05  # seconds of arithmetic in a run, at a rate that is about right
+_ABOUT = 1.2e11  # additions and multiplications a second
+_WARM = 0.05  # seconds of runs before those that are timed, which are as many
 
 
-def steps_of(sizes: tuple[int, ...], batch_size: int, device: str, rate: float) -> int:
-    """Return how many steps a round has, where so many operations a second are multiplied.
-
-    Of a GPU's hardly any takes longer than its launches.
-    """
+def steps_of(sizes: tuple[int, ...], batch_size: int, device: str) -> int:
+    """Return how many steps a run has: of a GPU's hardly any takes longer than its launches."""
     if device == "gpu":
         return min(200, math.ceil(EPOCH / batch_size))
     flops = Case(sizes, batch_size, 1).flops
-    return max(3, min(500, round(_ROUND * rate / flops)))
+    return max(3, min(500, round(_ROUND * _ABOUT / flops)))
 
 
-def epoch_cases(quick: bool, device: str = "cpu", rate: float = 0.0) -> list[Case]:
-    """Return the cases of MNIST's shape, with steps for a machine that multiplies at this rate."""
+def epoch_cases(quick: bool, device: str = "cpu") -> list[Case]:
+    """Return the cases of MNIST's shape."""
     widths, batches = ((128,), (128,)) if quick else ((32, 128, 512, 1024), (32, 128, 1024))
     return [
-        Case(sizes, batch, 10 if quick else steps_of(sizes, batch, device, rate), EPOCH)
+        Case(sizes, batch, 10 if quick else steps_of(sizes, batch, device), EPOCH)
         for width in widths
         for sizes in ((784, width, 10), (784, width, width, 10))
         for batch in batches
@@ -340,13 +337,12 @@ def memory(device: str, quick: bool, show: Show) -> list[Row]:
 
 def run(suite: str, device: str, quick: bool, show: Show, wanted: Sequence[str] = ()) -> list[Row]:
     """Return the rows of a suite; each case's are shown as soon as they are there."""
+    cases = epoch_cases(quick, device) if suite == "epoch" else small_cases(quick)
     names = [who for who in LIBRARIES if device == "gpu" or who != "PyTorch, CUDA graph"]
     all_rows: list[Row] = []
     worked = Worked(device, names, quick=quick)
     limits = Limits(device)
     try:
-        rate = 0.0 if quick or device == "gpu" else limits.rate(_PRODUCT)
-        cases = epoch_cases(quick, device, rate) if suite == "epoch" else small_cases(quick)
         for case in (case for case in cases if chosen(case.name, wanted)):
             with tempfile.TemporaryDirectory() as folder:
                 failed = worked.build(case, Path(folder))
@@ -400,6 +396,12 @@ def run(suite: str, device: str, quick: bool, show: Show, wanted: Sequence[str] 
     return all_rows
 
 
+def repeated(call: Callable[[], None], count: int) -> None:
+    """Call so many times."""
+    for _ in range(count):
+        call()
+
+
 def begin() -> Callable[[Any], Any]:
     """Return what answers: a case is built and run once, and None is the time of another run."""
     who, device, table = sys.argv[1:]
@@ -412,11 +414,11 @@ def begin() -> Callable[[Any], Any]:
             assert now is not None
             # Meanwhile the threads of whoever was last go to sleep, and caches and clocks become
             # this one's again.
-            begin = time.perf_counter()
-            now.run()
-            while time.perf_counter() - begin < _WARM:
+            begin, runs = time.perf_counter(), 0
+            while runs == 0 or time.perf_counter() - begin < _WARM:
                 now.run()
-            return timed(now.run)
+                runs += 1
+            return timed(partial(repeated, now.run, runs)) / runs
         if question == "memory":
             return machine.peak_memory()
         if question == "device memory":

@@ -199,8 +199,7 @@ def test_the_branch_for_a_gpu_runs_on_what_is_here(monkeypatch):
     right = processes.environment
     monkeypatch.setattr(processes, "environment", lambda device="cpu": right("cpu"))
     cases = functools.partial(Case, n_examples=100)
-    own = cases((784, 16, 10), 8, 3)
-    monkeypatch.setattr(training, "epoch_cases", lambda quick, device, rate: [own])
+    monkeypatch.setattr(training, "epoch_cases", lambda quick, device: [cases((784, 16, 10), 8, 3)])
     shown = []
     training.run("epoch", "gpu", True, shown.extend)
     times = {row.who for row in shown if row.quantity == "training" and row.median}
