@@ -258,7 +258,9 @@ def saved(tmp_path, monkeypatch):
         scaling=scaling,
     )  # fmt: skip
     save("saved", NETWORK, fitted.params, scaling=scaling, classes=ANIMALS, features=FEATURES)
-    save("ensemble", NETWORK, MEMBERS)
+    save("ensemble", NETWORK, MEMBERS, scaling=scaling, classes=ANIMALS, features=FEATURES)
+    lost = jax.tree.map(lambda leaf: leaf.at[2].set(np.nan), MEMBERS)
+    save("lost", NETWORK, lost, features=FEATURES)
     return fitted.params, scaling
 
 
@@ -274,6 +276,29 @@ def test_the_commands_take_what_was_saved(command, saved):
     evaluated = command("evaluate", "saved", "--dataset", "animals-test.csv")
     assert evaluated.status == 0 and "30 examples" in evaluated.output
     assert command("export", "saved", "--format", "torch").status == 0
+
+
+@pytest.mark.slow
+def test_the_predictions_of_an_ensemble_are_the_mean_and_how_far_its_members_disagree(
+    command, saved
+):
+    inputs, _ = animals(30, seed=1)
+    mean, disagreement = jaxmlp.ensemble_predictions(NETWORK, MEMBERS, inputs, scaling=saved[1])
+    assert float(np.min(disagreement)) > 0
+    for output in ("predictions.csv", "predictions.npz"):
+        done = command("predict", "ensemble", "animals-test.csv", "--output", output)
+        assert (done.status, done.errors) == (0, "")
+    header, *lines = Path("predictions.csv").read_text().splitlines()
+    assert header.split(",") == [
+        "prediction", *(f"probability_{name}" for name in ANIMALS), "disagreement",
+    ]  # fmt: skip
+    rows = [line.split(",") for line in lines]
+    assert [row[0] for row in rows] == [ANIMALS[k] for k in np.argmax(mean, axis=1)]
+    numbers = np.array([row[1:] for row in rows], np.float32)
+    np.testing.assert_allclose(numbers, np.column_stack([mean, disagreement]), rtol=1e-6)
+    with np.load("predictions.npz") as arrays:
+        np.testing.assert_array_equal(arrays["probabilities"], numbers[:, :-1])
+        np.testing.assert_array_equal(arrays["disagreement"], numbers[:, -1])
 
 
 @pytest.mark.slow
@@ -313,7 +338,8 @@ def test_a_classifier_without_names_has_its_numbers(command, saved):
         ("evaluate saved --dataset houses.csv", "houses.csv"),
         ("train --output saved --resume", "run: expected one that `jaxmlp train` made, got saved"),
         ("influence saved", "run: expected one that `jaxmlp train` made, with its data, got saved"),
-        ("predict ensemble animals.csv", "run: expected one network, got ensemble, which holds 4"),
+        ("evaluate ensemble", "run: expected one network, got ensemble, which holds 4"),
+        ("predict lost animals.csv", "params: expected finite members, got [2]"),
         ("export ensemble", "run: expected one network, got ensemble, which holds 4"),
     ],
 )

@@ -184,3 +184,11 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, name, n_chunks):
         tracemalloc.stop()
     assert path.stat().st_size > 12e6
     assert peak < 6e6
+
+
+@pytest.mark.parametrize(("disagreeing", "given"), [(True, None), (False, [0.0]), (True, [[0.0]])])
+def test_a_disagreement_is_there_where_it_is_to_be(tmp_path, disagreeing, given):
+    out = open_predictions(tmp_path / "out.csv", 1, NAMES, 3, disagreeing=disagreeing)
+    with pytest.raises(ValueError, match="expected a disagreement of shape"), out as file:
+        file.write(np.zeros((1, 3)), given)
+    assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from jaxmlp.progress import say
 from jaxmlp.reports import report
 from jaxmlp.scaling import Scaling, prepared_inputs
 from jaxmlp.training import runs
+from jaxmlp.uncertainty import ensemble_predictions
 
 
 @dataclasses.dataclass
@@ -47,7 +48,11 @@ class Evaluate:
 
 @dataclasses.dataclass
 class Predict:
-    """Predict for every row of a file of any size, in its order."""
+    """Predict for every row of a file of any size, in its order.
+
+    Of an ensemble that `jaxmlp.save` wrote it is the mean of what its members predict, and how far
+    they disagree.
+    """
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
@@ -124,8 +129,10 @@ def predict(options: Predict) -> None:
         check_new_file("output", options.output, options.overwrite)
         if options.output.resolve() == Path(options.file).resolve():
             raise ValueError(f"output: expected another file than the input, got {options.output}")
-        model = load_model(options.run, device)
+        model = load_model(options.run, device, ensembles=True)
         network = model.network
+        if model.members is not None:  # all are finite
+            ensemble_predictions(network, model.params, np.zeros((0, network.sizes[0])))
         inputs = open_inputs(options.file, network.sizes[0], model.features, model.options.target)
         if model.features is None and options.file.suffix.lower() == ".csv":
             warn(
@@ -135,17 +142,28 @@ def predict(options: Predict) -> None:
         with (
             failing_run(device),
             open_predictions(
-                options.output, inputs.n_rows, model.classes, network.sizes[-1]
+                options.output,
+                inputs.n_rows,
+                model.classes,
+                network.sizes[-1],
+                disagreeing=model.members is not None,
             ) as out,
             bad_input(),
         ):
             for chunk in inputs:
                 ready, left = _prepared(options.file, model, chunk, rows)
                 with failing_run(device), jax.default_device(device):
-                    out.write(np.asarray(predictions(network, model.params, ready, scaling=left)))
+                    out.write(*_predicted(model, ready, left))
                 rows += len(chunk)
     seconds = time.perf_counter() - begin
     say(f"{rows:,} predictions in {options.output} after {seconds:.1f} s")
+
+
+def _predicted(model: Model, inputs: np.ndarray, scaling: Scaling | None) -> tuple[Any, ...]:
+    """Return the predictions (n, K), and for an ensemble the disagreement (n,)."""
+    if model.members is None:
+        return (predictions(model.network, model.params, inputs, scaling=scaling),)
+    return ensemble_predictions(model.network, model.params, inputs, scaling=scaling)
 
 
 def _prepared(

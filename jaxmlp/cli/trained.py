@@ -23,7 +23,8 @@ PARTS = ("train", "validation", "test")
 class Model(NamedTuple):
     """A run's network, its parameters, and what its configuration says beside.
 
-    What `jaxmlp.save` wrote has no `dataset`, and the default `options`.
+    What `jaxmlp.save` wrote has no `dataset`, and the default `options`. Parameters of an ensemble
+    are those of so many `members`, every leaf (M, …).
     """
 
     network: Network
@@ -33,21 +34,28 @@ class Model(NamedTuple):
     classes: list[str] | None
     features: list[str] | None
     options: Train
+    members: int | None = None
 
 
-def load_model(run: Path, device: Any) -> Model:
+def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
     """Return a run's model, its parameters on the device.
 
+    Args:
+        run: The folder.
+        device: Where its parameters are to be.
+        ensembles: Whether they may be those of several networks.
+
     Raises:
-        ValueError: A file is damaged.
+        ValueError: A file is damaged, or holds an ensemble where one network is wanted.
         OSError: A file is missing or cannot be read.
     """
     with jax.default_device(device):
         network, params, metadata = models.load(run)
-    if (members := metadata.get("members")) is not None:
+    members = metadata.get("members")
+    if members is not None and not ensembles:
         raise ValueError(
-            f"run: expected one network, got {run}, which holds {members}: `jaxmlp.load` reads "
-            "them, and `jaxmlp.member` takes one"
+            f"run: expected one network, got {run}, which holds {members}: `jaxmlp predict` takes "
+            "their mean; `jaxmlp.load` reads them, and `jaxmlp.member` takes one"
         )
     dataset = metadata.get("dataset")
     content = dataset if isinstance(dataset, dict) else {}
@@ -72,6 +80,7 @@ def load_model(run: Path, device: Any) -> Model:
         classes=classes,
         features=content.get("features"),
         options=Train() if options is None else saved_options(run, options),
+        members=members,
     )
 
 

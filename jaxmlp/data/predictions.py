@@ -3,7 +3,7 @@
 A file .csv has a column `prediction` and for each class `probability_<class>`; for a regression
 `prediction`, or `prediction_0`, `prediction_1` … where there are several outputs. A file .npz has
 an array `prediction` (N,), of the classes' names, and `probabilities` (N, K); for a regression
-`prediction` alone, (N,) or (N, K).
+`prediction` alone, (N,) or (N, K). Of an ensemble there is a `disagreement` beside, (N,).
 """
 
 import abc
@@ -34,6 +34,7 @@ class Predictions(abc.ABC):
         file: IO[bytes],
         classes: Sequence[str] | None,
         n_outputs: int,
+        disagreeing: bool,
         stack: contextlib.ExitStack,
     ):
         self.n_written = 0
@@ -41,27 +42,36 @@ class Predictions(abc.ABC):
         self._file = file
         self._classes = classes
         self._n_outputs = n_outputs
+        self._disagreeing = disagreeing
         self._begin(stack)
 
-    def write(self, chunk: ArrayLike) -> None:
+    def write(self, chunk: ArrayLike, disagreement: ArrayLike | None = None) -> None:
         """Append rows.
 
         Args:
             chunk: (n, K) probabilities or expected values; they are written as float32.
+            disagreement: (n,), that of the members about each, where the file has one.
 
         Raises:
             OSError: The file cannot be written.
-            ValueError: The chunk has another shape.
+            ValueError: The chunk has another shape, or there is no disagreement though there should
+                be one, or the other way round.
         """
         with np.errstate(over="ignore"):
             values = np.asarray(chunk, np.float32)
+            beside = None if disagreement is None else np.asarray(disagreement, np.float32)
         if values.ndim != 2 or values.shape[1] != self._n_outputs:
             raise ValueError(
                 f"{self._path}: expected predictions of shape (n, {self._n_outputs}), got "
                 f"{values.shape}"
             )
+        expected = values.shape[:1] if self._disagreeing else None
+        if (got := None if beside is None else beside.shape) != expected:
+            raise ValueError(
+                f"{self._path}: expected a disagreement of shape {expected}, got {got}"
+            )
         with _writing(self._path):
-            self._append(values)
+            self._append(values, beside)
         self.n_written += len(values)
 
     @abc.abstractmethod
@@ -69,8 +79,8 @@ class Predictions(abc.ABC):
         """Make ready; what must be closed goes on the stack."""
 
     @abc.abstractmethod
-    def _append(self, values: np.ndarray) -> None:
-        """Append rows (n, K)."""
+    def _append(self, values: np.ndarray, disagreement: np.ndarray | None) -> None:
+        """Append rows (n, K), and the members' disagreement (n,) about them or None."""
 
     @abc.abstractmethod
     def finish(self) -> None:
@@ -83,6 +93,7 @@ def open_predictions(
     n_rows: int | None,
     classes: Sequence[str] | None,
     n_outputs: int,
+    disagreeing: bool = False,
 ) -> Iterator[Predictions]:
     """Open a file of predictions for writing.
 
@@ -94,9 +105,11 @@ def open_predictions(
         n_rows: How many rows there will be, or None where that is not known.
         classes: The names of the K classes, or None for a regression.
         n_outputs: K.
+        disagreeing: Whether the members of an ensemble disagree about each row.
 
     Yields:
-        An object whose `write(chunk)` appends (n, K) probabilities or expected values.
+        An object whose `write(chunk)` appends (n, K) probabilities or expected values, and
+        `write(chunk, disagreement)` those of an ensemble.
 
     Raises:
         OSError: The path is a folder, or the file cannot be written.
@@ -129,7 +142,7 @@ def open_predictions(
         stack.callback(unfinished.unlink, missing_ok=True)
         stack.callback(_close, file)
         with _writing(path):
-            writer = kind(path, file, classes, n_outputs, stack)
+            writer = kind(path, file, classes, n_outputs, disagreeing, stack)
         yield writer
         if n_rows is not None and writer.n_written != n_rows:
             raise ValueError(
@@ -167,11 +180,13 @@ class _Table(Predictions):
             self._quoted = [_line([name]) for name in self._classes]
         else:
             header = ["prediction"] if k == 1 else [f"prediction_{index}" for index in range(k)]
-        self._format = ",".join(["%.9g"] * k)
+        header += ["disagreement"] * self._disagreeing
+        self._format = ",".join(["%.9g"] * (k + self._disagreeing))
         self._file.write((_line(header) + "\n").encode())
 
-    def _append(self, values: np.ndarray) -> None:
-        lines = [self._format % tuple(row) for row in values.tolist()]
+    def _append(self, values: np.ndarray, disagreement: np.ndarray | None) -> None:
+        numbers = values if disagreement is None else np.column_stack([values, disagreement])
+        lines = [self._format % tuple(row) for row in numbers.tolist()]
         if self._classes is not None:
             best = values.argmax(axis=1).tolist()
             lines = [f"{self._quoted[k]},{line}" for k, line in zip(best, lines, strict=True)]
@@ -192,8 +207,11 @@ class _Archive(Predictions):
         self._prediction = beside()
         self._probabilities = None if self._classes is None else beside()
         self._names = None if self._classes is None else np.array(self._classes, np.str_)
+        self._disagreement = beside() if self._disagreeing else None
 
-    def _append(self, values: np.ndarray) -> None:
+    def _append(self, values: np.ndarray, disagreement: np.ndarray | None) -> None:
+        if self._disagreement is not None and disagreement is not None:
+            self._disagreement.write(disagreement.tobytes())
         if self._names is None or self._probabilities is None:
             self._prediction.write(values.tobytes())
         else:
@@ -211,6 +229,8 @@ class _Archive(Predictions):
             else:
                 _copy(archive, "prediction", self._prediction, self._names.dtype, (n,))
                 _copy(archive, "probabilities", self._probabilities, numbers, (n, k))
+            if self._disagreement is not None:
+                _copy(archive, "disagreement", self._disagreement, numbers, (n,))
 
 
 def _copy(

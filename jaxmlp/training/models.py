@@ -43,8 +43,9 @@ def save(
 ) -> None:
     """Write a network and its parameters, or those of an ensemble, to a folder for `load`.
 
-    `jaxmlp predict`, `evaluate` and `export` take the folder of a single network too; of a table
-    without names they take the columns in their order, and the last as the targets.
+    `jaxmlp predict` takes the folder too, of an ensemble for the mean of its members; `evaluate`
+    and `export` take that of a single network. Of a table without names they take the columns in
+    their order, and the last as the targets.
 
     Args:
         run: The folder, new or empty.
