@@ -366,6 +366,38 @@ def test_a_call_has_a_kernel_to_begin_with_beside_its_first_product(name):
     assert [kernels_that_wait_for_none(function, t) for t in (distributions, T)] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "n_examples", "n_in", "n_out", "rows"),
+    [
+        (np.float32, 200, 784, 128, False),
+        (np.float32, 256, 784, 128, True),
+        (np.float32, 200, 784, 32, True),
+        (np.float64, 200, 784, 128, True),
+        (np.float64, 200, 227, 100, False),  # 65,400 numbers: one tile of the product, one core
+        (np.float64, 200, 228, 100, True),
+        (np.float64, 200, 64, 16, True),
+    ],
+)
+def test_the_deltas_are_transposed_in_memory_where_xla_multiplies_faster_then(
+    dtype, n_examples, n_in, n_out, rows
+):
+    if jax.default_backend() != "cpu":
+        pytest.skip("which product is the faster one is asked on a CPU")
+    network = Network((n_in, n_out, 3), "relu")
+    with jax.enable_x64(dtype == np.float64):
+        arrays = (
+            jax.eval_shape(lambda: init(network, jax.random.key(0), dtype)),
+            jax.ShapeDtypeStruct((n_examples, n_in), dtype),
+            jax.ShapeDtypeStruct((n_examples,), np.int32),
+        )
+        program = jax.jit(partial(jaxmlp.loss_and_gradient, network)).lower(*arrays).compile()
+    name = f"f{8 * np.dtype(dtype).itemsize}"
+    found = re.findall(
+        rf"{name}\[{n_out},{n_in}\]\S* dot\(.*lhs_contracting_dims={{(\d)}}", program.as_text()
+    )
+    assert found == ["1" if rows else "0"]
+
+
 # Clipping.
 
 
