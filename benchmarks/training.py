@@ -414,8 +414,8 @@ def begin() -> Callable[[Any], Any]:
             assert now is not None
             # Meanwhile the threads of whoever was last go to sleep, and caches and clocks become
             # this one's again.
-            begin, runs = time.perf_counter(), 0
-            while runs == 0 or time.perf_counter() - begin < _WARM:
+            start, runs = time.perf_counter(), 0
+            while runs == 0 or time.perf_counter() - start < _WARM:
                 now.run()
                 runs += 1
             return timed(partial(repeated, now.run, runs)) / runs

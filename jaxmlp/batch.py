@@ -21,7 +21,7 @@ from jaxmlp.validation import as_array, as_host_array
 
 _NARROW = 128  # bytes of a row of Δ
 _WIDE = 128  # numbers of one
-_TILE = 2**16  # (outputs + inputs) · examples, from which XLA's products are on several cores
+_TILE = 2**16  # (outputs + inputs) · examples, from which a product of float64 has several tiles
 
 
 class Batch(NamedTuple):
@@ -254,18 +254,15 @@ def _as_rows(delta: Array, n_in: int) -> Array:
     """Return Δᵀ (n_out, N) of Δ (N, n_out), in memory by its rows where that pays.
 
     On a CPU XLA multiplies in another way where the left side is a transpose. That is the slower
-    one for a narrow layer; for a wide one and many examples; and in float64 wherever the product
-    with A (N, n_in) is large enough for several cores. A GPU's library reads either as fast.
+    one for a narrow layer; for a wide one and many examples; and in float64 also wherever the
+    product with A (N, n_in) is large. A GPU's library reads either as fast.
     """
     n_examples, n_out = delta.shape
     if n_out * delta.dtype.itemsize > _NARROW:
         if not isinstance(n_examples, int):  # a symbol, in an export
             return delta.T
-        if delta.dtype.itemsize == 8:
-            pays = (n_out + n_in) * n_examples >= _TILE
-        else:
-            pays = _WIDE <= n_out <= n_examples / 2
-        if not pays:
+        large = delta.dtype.itemsize == 8 and (n_out + n_in) * n_examples >= _TILE
+        if not large and not _WIDE <= n_out <= n_examples / 2:
             return delta.T
     return jax.lax.platform_dependent(
         delta.T, cpu=jax.lax.optimization_barrier, default=lambda rows: rows

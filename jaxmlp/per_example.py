@@ -44,8 +44,9 @@ def per_example_gradients(
 ) -> Parameters:
     """Return the gradient of w_n E_n for every example: the outer products δ_n a_nᵀ, kept apart.
 
-    Costs N times the parameters' memory; where norms, sums or inner products of these gradients
-    are wanted, the other functions of this module yield them without it.
+    Costs N times the parameters' memory; their norms, sums and inner products are to be had without
+    it, by `per_example_gradient_norms`, `clipped_gradient_sum`, `weighted_gradient_sum` and
+    `gradient_gram_matrix`.
 
     Args:
         network: The network.

@@ -37,7 +37,7 @@ def ensemble_predictions(
     The disagreement of probabilities p_m with mean p is (1/M) Σ_m KL(p_m ‖ p), in nats, summed over
     the outputs with binary cross-entropy: the information that an example's label has about which
     member is right. That of numbers is their variance, the mean of it over the outputs. It is 0
-    where all members predict the same, but for rounding.
+    where all members predict the same, but for rounding, and NaN where the mean is not finite.
 
     Args:
         network: The network of every member.
@@ -98,8 +98,10 @@ def _chunk(
         divergence = _entropy(each, mean)
         if network.loss == "sigmoid_binary_cross_entropy":
             divergence += _entropy(1 - each, 1 - mean)
-        return mean, jnp.maximum(jnp.mean(jnp.sum(divergence, axis=2), axis=0), 0)
-    return mean, jnp.mean(jnp.mean(jnp.square(each - mean[None]), axis=0), axis=1)
+        disagreement = jnp.maximum(jnp.mean(jnp.sum(divergence, axis=2), axis=0), 0)
+    else:
+        disagreement = jnp.mean(jnp.mean(jnp.square(each - mean[None]), axis=0), axis=1)
+    return mean, jnp.where(jnp.isfinite(mean).all(axis=1), disagreement, jnp.nan)
 
 
 def _entropy(each: Array, mean: Array) -> Array:

@@ -137,6 +137,25 @@ def test_somebody_is_there_where_a_thread_is_slower_than_it_was(monkeypatch, alo
     assert (machine.Patience.waited > 0) is there
 
 
+def test_a_turn_is_as_many_runs_as_before_it_and_the_time_of_one(monkeypatch, tmp_path):
+    now, runs = [0.0], []
+
+    def run():
+        now[0] += 0.02
+        runs.append(now[0])
+
+    own = training.Trainer(run, lambda: [], None)
+    monkeypatch.setattr(sys, "argv", ["training", "jaxmlp", "cpu", "training"])
+    monkeypatch.setattr(training, "trainer", lambda *_: own)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    handle = training.begin()
+    case = Case((4, 3, 2), 2, 1, 10)._asdict()
+    handle({"case": case, "path": str(tmp_path / "params.npz")})
+    assert len(runs) == 1
+    assert handle(None) == pytest.approx(0.02)  # three until 0.05 s are over, and three
+    assert len(runs) == 1 + 2 * 3
+
+
 @pytest.mark.parametrize("patience", ["-1", "nan", "inf", "long"])
 def test_patience_is_a_number_of_seconds(patience, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -376,6 +376,7 @@ def test_a_call_has_a_kernel_to_begin_with_beside_its_first_product(name):
         (np.float64, 200, 227, 100, False),  # 65,400 numbers: one tile of the product, one core
         (np.float64, 200, 228, 100, True),
         (np.float64, 200, 64, 16, True),
+        (np.float64, 256, 64, 128, True),  # as in float32
     ],
 )
 def test_the_deltas_are_transposed_in_memory_where_xla_multiplies_faster_then(
@@ -396,6 +397,19 @@ def test_the_deltas_are_transposed_in_memory_where_xla_multiplies_faster_then(
         rf"{name}\[{n_out},{n_in}\]\S* dot\(.*lhs_contracting_dims={{(\d)}}", program.as_text()
     )
     assert found == ["1" if rows else "0"]
+
+
+@pytest.mark.parametrize("n_examples", [399, 400])  # 65,436 and 65,600 numbers
+def test_the_gradient_in_float64_is_the_plain_one_however_it_is_multiplied(n_examples):
+    network = Network((64, 100, 10), "relu")
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        params = init(network, jax.random.key(0), np.float64)
+        x = jnp.asarray(rng.normal(size=(n_examples, 64)))
+        t, w = jnp.asarray(rng.integers(10, size=n_examples)), jnp.asarray(rng.random(n_examples))
+        plain = partial(oracles.plain_loss, network.activations, network.loss)
+        expected = jax.grad(plain)(params, x, t, w)
+        assert_close(loss_and_gradient(network, params, x, t, w)[1], expected, 1e-12)
 
 
 # Clipping.

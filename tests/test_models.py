@@ -235,7 +235,8 @@ def test_a_folder_with_files_stays_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("members", [3, 0, "4", True, 4.0])
 def test_another_number_of_members_is_refused(members, tmp_path):
-    save(tmp_path, NETWORK, MEMBERS)
+    one = jax.tree.map(lambda leaf: leaf[:1], MEMBERS)
+    save(tmp_path, NETWORK, one if members is True else MEMBERS)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"members": members}))
     with pytest.raises(ValueError, match="members"):
@@ -302,6 +303,25 @@ def test_the_predictions_of_an_ensemble_are_the_mean_and_how_far_its_members_dis
 
 
 @pytest.mark.slow
+def test_the_bytes_of_an_ensemble_s_inputs_are_scaled_and_its_numbers_have_their_variance(
+    command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    network = Network((4, 5, 2), "tanh", "squared_error")
+    members = init_members(network, jax.random.split(jax.random.key(2), 3))
+    scaling = Scaling(np.float64(100), np.float64(1 / 50))
+    save("numbers", network, members, scaling=scaling)
+    pixels = np.random.default_rng(0).integers(256, size=(9000, 4), dtype=np.uint8)  # two chunks
+    np.save("pixels.npy", pixels)
+    mean, variance = jaxmlp.ensemble_predictions(network, members, pixels, scaling=scaling)
+    assert command("predict", "numbers", "pixels.npy", "--output", "out.npz").status == 0
+    with np.load("out.npz") as arrays:
+        assert sorted(arrays) == ["disagreement", "prediction"]
+        np.testing.assert_allclose(arrays["prediction"], mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(arrays["disagreement"], variance, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.slow
 def test_columns_without_names_are_taken_in_their_order_and_that_is_said(command, saved):
     params, scaling = saved
     save("unnamed", NETWORK, params, scaling=scaling, classes=np.arange(3))
@@ -339,7 +359,10 @@ def test_a_classifier_without_names_has_its_numbers(command, saved):
         ("train --output saved --resume", "run: expected one that `jaxmlp train` made, got saved"),
         ("influence saved", "run: expected one that `jaxmlp train` made, with its data, got saved"),
         ("evaluate ensemble", "run: expected one network, got ensemble, which holds 4"),
-        ("predict lost animals.csv", "params: expected finite members, got [2]"),
+        (
+            "predict lost animals.csv",
+            "lost/model.safetensors: params: expected finite members",
+        ),
         ("export ensemble", "run: expected one network, got ensemble, which holds 4"),
     ],
 )

@@ -186,6 +186,23 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, name, n_chunks):
     assert peak < 6e6
 
 
+@pytest.mark.parametrize("classes", [NAMES, None])
+def test_a_disagreement_stands_beside_the_predictions(tmp_path, classes):
+    given = [np.array([0.5, 0], np.float32), np.array([0.25], np.float32)]
+    for name in ("out.csv", "out.npz"):
+        with open_predictions(tmp_path / name, 3, classes, 3, disagreeing=True) as out:
+            for chunk, own in zip(CHUNKS, given, strict=True):
+                out.write(chunk, own)
+    header, *lines = read_table(tmp_path / "out.csv")
+    assert header[-1] == "disagreement" and len(header) == 4 + (classes is not None)
+    assert [len(line) for line in lines] == [len(header)] * 3
+    assert [line[-1] for line in lines] == ["0.5", "0", "0.25"]
+    with np.load(tmp_path / "out.npz") as arrays:
+        np.testing.assert_array_equal(arrays["disagreement"], np.concatenate(given))
+        numbers = arrays["prediction" if classes is None else "probabilities"]
+        np.testing.assert_array_equal(numbers, np.concatenate(CHUNKS))
+
+
 @pytest.mark.parametrize(("disagreeing", "given"), [(True, None), (False, [0.0]), (True, [[0.0]])])
 def test_a_disagreement_is_there_where_it_is_to_be(tmp_path, disagreeing, given):
     out = open_predictions(tmp_path / "out.csv", 1, NAMES, 3, disagreeing=disagreeing)

@@ -51,6 +51,16 @@ def test_mean_and_disagreement_are_those_of_the_members_predictions(loss):
     assert np.asarray(got.disagreement).min() > 0
 
 
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "poisson"])
+def test_where_the_mean_is_not_finite_the_disagreement_is_none(loss):
+    network = Network((2, 3), loss=loss)
+    params = init_members(network, jax.random.split(jax.random.key(0), 3))
+    params = jax.tree.map(lambda leaf: leaf.at[1].set(3e38), params)  # finite, its outputs are not
+    mean, disagreement = ensemble_predictions(network, params, [[9.0, 9.0], [-1.0, -1.0]])
+    assert not np.isfinite(mean[0]).any()
+    assert np.isnan(disagreement[0])
+
+
 def test_members_that_agree_do_not_disagree_and_certain_ones_are_finite():
     network = Network((2, 2), loss="softmax_cross_entropy")
     params = init_members(network, jax.random.split(jax.random.key(0), 2))

@@ -59,7 +59,8 @@ class Predict:
     file: tyro.conf.Positional[Path]
     """A file .csv, .npz (its array `inputs`) or .npy, in the units that were trained on."""
     output: Path = Path("predictions.csv")
-    """A file .csv or .npz for the predictions and, for classes, their probabilities."""
+    """A file .csv or .npz for the predictions and, for classes, their probabilities; of an
+    ensemble with the members' disagreement."""
     overwrite: bool = False
     """Replace the output where it exists."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -131,8 +132,7 @@ def predict(options: Predict) -> None:
             raise ValueError(f"output: expected another file than the input, got {options.output}")
         model = load_model(options.run, device, ensembles=True)
         network = model.network
-        if model.members is not None:  # all are finite
-            ensemble_predictions(network, model.params, np.zeros((0, network.sizes[0])))
+        _check_members(options.run, model)
         inputs = open_inputs(options.file, network.sizes[0], model.features, model.options.target)
         if model.features is None and options.file.suffix.lower() == ".csv":
             warn(
@@ -157,6 +157,18 @@ def predict(options: Predict) -> None:
                 rows += len(chunk)
     seconds = time.perf_counter() - begin
     say(f"{rows:,} predictions in {options.output} after {seconds:.1f} s")
+
+
+def _check_members(run: Path, model: Model) -> None:
+    """Raise ValueError where a member of an ensemble is not finite, before anything is read."""
+    if model.members is None:
+        return
+    try:
+        ensemble_predictions(
+            model.network, model.params, np.zeros((0, model.network.sizes[0]), np.float32)
+        )
+    except ValueError as error:
+        raise ValueError(f"{run / runs.MODEL}: {error}") from error
 
 
 def _predicted(model: Model, inputs: np.ndarray, scaling: Scaling | None) -> tuple[Any, ...]:

@@ -280,7 +280,7 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
         scaling = config.pop("scaling", None)
         config["scaling"] = None if scaling is None else _read_scaling(scaling, network.sizes[0])
         members = config.get("members")
-        if members is not None and (not isinstance(members, int) or members < 1):
+        if members is not None and (type(members) is not int or members < 1):
             raise ValueError(f"expected a number of members, got {members!r:.60}")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration: {error}") from error
