@@ -119,16 +119,22 @@ def commit() -> str:
 
 @functools.cache
 def processor() -> str:
-    """Return the name of the processor, and whether it has AVX-512: a virtual one hides its model.
+    """Return the name of the processor, its family and model, and whether it has AVX-512.
 
-    Products take half the time where it has.
+    Virtual machines hide the name of the model, and equal names can be a factor of 2.5 apart. With
+    AVX-512, family 26 of AMD multiplies 512 bits in one go, family 25 in two.
     """
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        wide = any(line.startswith("flags") and " avx512f " in line for line in lines)
-        return names[0] + " with AVX-512" * wide
-    except (OSError, IndexError):
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        facts = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+        number = ", ".join(
+            f"{name.removeprefix('cpu ')} {facts[name]}"
+            for name in ("cpu family", "model")
+            if name in facts
+        )
+        wide = "avx512f" in facts.get("flags", "").split()
+        return facts["model name"] + f" ({number})" * bool(number) + " with AVX-512" * wide
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
 
 
