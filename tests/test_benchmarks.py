@@ -54,6 +54,16 @@ def test_all_libraries_that_are_here_train_the_same_network():
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.max(np.abs(other)))
 
 
+def test_no_library_pays_for_the_import_of_ours():
+    code = "import sys, benchmarks.libraries.{0}; print('jaxmlp' in sys.modules)"
+    for module in {name for name, _ in training.LIBRARIES.values()} - {"ours"}:
+        result = subprocess.run(
+            [sys.executable, "-c", code.format(module)], capture_output=True, text=True
+        )
+        assert result.stdout == "False\n" or "No module named" in result.stderr
+    assert "jaxmlp" in sys.modules
+
+
 def test_the_gradient_that_judges_is_the_slope_of_the_loss():
     own = problem(CASE)
     weights = [array.astype(np.float64) for array in own.weights]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.libraries import Trainer
-from benchmarks.libraries.ours import called, scanned
+from benchmarks.libraries.compiled import called, scanned
 from benchmarks.problems import RATE, Problem
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from benchmarks.libraries import Trainer
-from benchmarks.libraries.ours import arrays, called, scanned
+from benchmarks.libraries.compiled import arrays, called, scanned
 from benchmarks.problems import BATCH, CLASSES, HIDDEN, PEAK, RATE, SMOOTHING, Problem
 
 

@@ -11,6 +11,7 @@ import optax
 
 import jaxmlp
 from benchmarks.libraries import Trainer
+from benchmarks.libraries.compiled import arrays, called, scanned
 from benchmarks.problems import BATCH, HIDDEN, PEAK, RATE, SMOOTHING, Problem
 from jaxmlp.batch import Batch, mean_gradient, pass_batch
 from jaxmlp.evaluation import padded_batch
@@ -27,11 +28,6 @@ def layers(problem: Problem) -> tuple[Layer, ...]:
     """Return the initial parameters."""
     pairs = zip(problem.weights, problem.biases, strict=True)
     return tuple(Layer(jnp.array(weight), jnp.array(bias)) for weight, bias in pairs)
-
-
-def arrays(params: Any) -> list[np.ndarray]:
-    """Return parameters as a list."""
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
 
 
 def fit(problem: Problem, device: str) -> Trainer:
@@ -89,42 +85,10 @@ def scan(problem: Problem, device: str) -> Trainer:
     return scanned(run, params, optimizer.init(params), (pixels, classes, order))  # pyright: ignore[reportArgumentType]
 
 
-def scanned(run: Any, params: Any, state: Any, data: Any) -> Trainer:
-    """Return the trainer of a function of carry and data that scans the steps."""
-    begin = time.perf_counter()
-    compiled = jax.jit(run, donate_argnums=(0, 1)).lower(params, state, *data).compile()
-    compiling = time.perf_counter() - begin
-    carry = (params, state)
-
-    def steps() -> None:
-        nonlocal carry
-        carry, _ = jax.block_until_ready(compiled(*carry, *data))
-
-    return Trainer(steps, lambda: arrays(carry[0]), compiling)
-
-
 def gradient(problem: Problem, device: str) -> Trainer:
     """Return calls of `jaxmlp.loss_and_gradient` with the first batch."""
     network = jaxmlp.Network(problem.case.sizes, "relu")
     return called(jax.jit(partial(jaxmlp.loss_and_gradient, network)), layers(problem), problem)
-
-
-def called(function: Any, params: Any, problem: Problem) -> Trainer:
-    """Return the trainer of a jitted function of (params, inputs, classes), called step by step.
-
-    It trains nothing: its `params` are the gradient.
-    """
-    rows = problem.order[0]
-    data = jax.device_put((problem.inputs[rows], problem.classes[rows]))
-    begin = time.perf_counter()
-    compiled = function.lower(params, *data).compile()
-    compiling = time.perf_counter() - begin
-
-    def calls() -> None:
-        for _ in range(problem.case.steps):
-            jax.block_until_ready(compiled(params, *data))
-
-    return Trainer(calls, lambda: arrays(compiled(params, *data)[1]), compiling)
 
 
 def accurate(data: Any, seed: int, epochs: int, device: str) -> float:
