@@ -17,7 +17,7 @@ from jaxmlp.batch import Batch
 from jaxmlp.data import open_stored
 from jaxmlp.estimators import epochs as estimator_epochs
 from jaxmlp.scaling import PIXELS
-from jaxmlp.training import batches, epochs, loops, steps
+from jaxmlp.training import batches, epochs, loops, regularization, steps
 
 pytestmark = pytest.mark.slow  # on the default Python alone: compiling takes most of it
 
@@ -369,8 +369,7 @@ def test_late_gradients_are_one_network_s_on_one_device_without_privacy(monkeypa
 )
 def test_private_and_sharded_steps_go_by_rows(how, monkeypatch):
     asked = []
-    for module in (steps, estimator_epochs):
-        monkeypatch.setattr(module, "columns_pay", lambda *_: asked.append(how) or False)
+    monkeypatch.setattr(regularization, "columns_pay", lambda *_: asked.append(how) or False)
     jax.clear_caches()
     x, t = np.random.default_rng(0).normal(size=(64, 5)), np.arange(64) % 3
     private: dict[str, Any] = {"noise_multiplier": 4.0, "clip_norm": 1.0, "delta": 1e-3}
@@ -411,7 +410,9 @@ def test_training_by_columns_is_training_by_rows(loss, targets, monkeypatch):
     asked = []
 
     def run(answer):
-        monkeypatch.setattr(steps, "columns_pay", lambda *_: asked.append(answer) or answer)
+        monkeypatch.setattr(
+            regularization, "columns_pay", lambda *_: asked.append(answer) or answer
+        )
         jax.clear_caches()
         with jax.enable_x64(True):
             params = init(network, jax.random.key(0), dtype=np.float64)
@@ -422,7 +423,7 @@ def test_training_by_columns_is_training_by_rows(loss, targets, monkeypatch):
 
     by_columns, by_rows = run(True), run(False)
     jax.clear_caches()
-    assert asked == [True, False]
+    assert asked == [True, True, False, False]  # the steps, and the figures of a gradient
     for ours, theirs in zip(
         jax.tree.leaves(by_columns.params), jax.tree.leaves(by_rows.params), strict=True
     ):

@@ -23,9 +23,14 @@ from jaxmlp.batch import Batch, safe_divide, weighted_sum
 from jaxmlp.estimators.solvers import Solver
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters
-from jaxmlp.training.batches import block_of, columns_pay, epoch_batch
+from jaxmlp.training.batches import block_of, epoch_batch
 from jaxmlp.training.loops import loop_over
-from jaxmlp.training.regularization import Regularization, gradient_of_pass, pass_as_trained
+from jaxmlp.training.regularization import (
+    Regularization,
+    as_columns,
+    gradient_of_pass,
+    pass_as_trained,
+)
 
 _ROWS_AT_ONCE = 2**15  # of the orders of the epochs that one call runs
 _EPOCHS_AT_ONCE = 16
@@ -116,10 +121,7 @@ def run_epoch(
 ) -> tuple[Progress, Array]:
     """Return the progress after one epoch in this order (rows,), and its loss ()."""
     dtype = np.dtype(progress.params[0].weight.dtype)
-    columns = members or (
-        regularization.privacy is None
-        and columns_pay(network, batch_size, dtype, regularization.dropout is not None)
-    )
+    columns = members or as_columns(network, regularization, batch_size, dtype)
 
     def step(place: Any, block: Any, carry: Any) -> Any:
         params, optimizer_state, steps, total, squares = carry

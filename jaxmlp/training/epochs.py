@@ -117,7 +117,11 @@ class Training:
                     f"batch_size: expected a multiple of the {placement.count} devices, got {size}"
                 )
             self.batch_size += -self.batch_size % placement.count  # its padding
-        self.constants: Any = {"batch_size": self.batch_size, "dtype": self.dtype}
+        self.constants: Any = {
+            "batch_size": self.batch_size,
+            "dtype": self.dtype,
+            "placement": placement,
+        }
         wide = np.promote_types(self.dtype, np.float32)
         plan = Plan(
             words=np.asarray(jax.random.key_data(key)).tolist(),
@@ -264,7 +268,6 @@ class Training:
         yield run_steps.lower(
             *self._steps_arguments(snapshot, part, snapshot.step),
             optimizer=self.settings.transformation,
-            placement=self.placement,
             **self.constants,
         )
         if first is not None:
@@ -315,7 +318,6 @@ class Training:
         state, progress = run_steps(
             *self._steps_arguments(snapshot, part, end),
             optimizer=self.settings.transformation,
-            placement=self.placement,
             **self.constants,
         )
         if end == self.steps and snapshot.epoch + 1 < self.settings.epochs:

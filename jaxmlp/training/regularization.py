@@ -13,6 +13,7 @@ from jaxmlp.evaluation import Sums, batch_sums
 from jaxmlp.losses import smooth
 from jaxmlp.network import Layer, Network, Parameters, cast
 from jaxmlp.privacy.gradient import noised_mean
+from jaxmlp.training.batches import columns_pay
 
 _NOISE = 2**31  # folded into a step's key for its noise; the masks take the layers' numbers
 
@@ -92,6 +93,14 @@ def _one_after(deltas: Array) -> Array:
     """Return 1 (), which is known when the deltas (N, n) are: NaN where the first of them is."""
     first = deltas[0, 0]
     return jnp.where(jnp.isnan(first), first, jnp.ones_like(first))
+
+
+def as_columns(
+    network: Network, regularization: Regularization, batch_size: int, dtype: np.dtype
+) -> bool:
+    """Return whether the examples of one network's batch, as trained, are better columns."""
+    masked = regularization.dropout is not None
+    return regularization.privacy is None and columns_pay(network, batch_size, dtype, masked)
 
 
 def pass_as_trained(

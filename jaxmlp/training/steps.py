@@ -19,7 +19,6 @@ from jaxmlp.training.batches import (
     Block,
     batches_a_gather,
     block_of,
-    columns_pay,
     epoch_batch,
     late_gradients_pay,
     some_batches,
@@ -29,6 +28,7 @@ from jaxmlp.training.loops import loop_in_blocks, loop_over, on_a_gpu
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 from jaxmlp.training.regularization import (
     Regularization,
+    as_columns,
     averaged,
     batch_gradient,
     bounded,
@@ -155,12 +155,8 @@ def take_steps(
     name, decaying, clipping = optimizer
     transformation = optimizer_named(name, decaying=decaying, clipping=clipping)
     half = dtype if state.params[0].weight.dtype != dtype else None
-    columns = members or (
-        placement is None
-        and regularization.privacy is None
-        and columns_pay(network, batch_size, dtype, regularization.dropout is not None)
-    )
     alone = not members and placement is None
+    columns = members or (alone and as_columns(network, regularization, batch_size, dtype))
     late = alone and regularization.privacy is None and late_gradients_pay(network)
     # On a GPU the three sums are an array: three additions are one kernel then, and the barrier
     # keeps that from being one with the reductions before it, which would be slower than all four.
@@ -230,7 +226,7 @@ run_steps = partial(
 )(take_steps)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "dtype"))
+@partial(jax.jit, static_argnames=("batch_size", "dtype", "placement"))
 def gradient_figures(
     network: Network,
     params: Parameters,
@@ -243,6 +239,7 @@ def gradient_figures(
     *,
     batch_size: int,
     dtype: np.dtype,
+    placement: Placement | None = None,
 ) -> dict[str, Array]:
     """Return figures () of the gradient of an epoch's first batch, as trained, before any clipping.
 
@@ -256,7 +253,9 @@ def gradient_figures(
     if key is not None:
         key = jax.random.fold_in(key, before)
     half = dtype if params[0].weight.dtype != dtype else None
-    result = pass_as_trained(network, params, batch, regularization, key, half)
+    # As in the steps: products of one form only are set up once in a process.
+    columns = placement is None and as_columns(network, regularization, batch_size, dtype)
+    result = pass_as_trained(network, params, batch, regularization, key, half, columns)
     gradient = mean_gradient(network, params, result, batch.weights)
     figures = {"gradient_norm": optax.tree.norm(gradient)}
     if regularization.privacy is not None:
