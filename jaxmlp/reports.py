@@ -5,14 +5,16 @@ scikit-learn computes them. It is imported when a report is asked for: the impor
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxmlp.data.examples import Examples
 from jaxmlp.evaluation import checked_examples, is_classifier, predictions
-from jaxmlp.network import Network, Parameters, check_parameters
+from jaxmlp.network import Network, Parameters, check_members, check_parameters
 from jaxmlp.scaling import Scaling
+from jaxmlp.uncertainty import ensemble_predictions
 from jaxmlp.validation import as_host_array, check_classes
 
 _SHOWN = 20  # the most classes whose confusion matrix is readable as text
@@ -136,6 +138,101 @@ def report(
         ValueError: No examples of weight above 0, or shapes or values that do not fit.
     """
     check_parameters(network, params)
+    question = _question(network, params, examples, classes, scaling)
+    return _figures(question, _outputs(network, params, question))
+
+
+class EnsembleReport(NamedTuple):
+    """How an ensemble does, and each of its members alone.
+
+    Attributes:
+        mean: The figures of the mean of the members' predictions.
+        members: Those of each member.
+        disagreement: The mean over the examples of that of `jaxmlp.ensemble_predictions`, by their
+            weights where they have some.
+    """
+
+    mean: Classification | Regression
+    members: tuple[Classification | Regression, ...]
+    disagreement: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return those of the mean, and the others beside, as `json` takes them."""
+        of_members = [own.to_json() for own in self.members]
+        return {**self.mean.to_json(), "members": of_members, "disagreement": self.disagreement}
+
+    def __str__(self) -> str:
+        name = "accuracy" if isinstance(self.mean, Classification) else "rmse"
+        each = np.array([np.mean(getattr(own, name)) for own in self.members])
+        spread = f" ± {each.std(ddof=1):.4g} (standard deviation)" if len(each) > 1 else ""
+        name = "accuracy" if name == "accuracy" else "RMSE"
+        return (
+            f"{self.mean}\n\n"
+            f"a member alone   {name} {each.mean():.4g}{spread}, from {each.min():.4g} to "
+            f"{each.max():.4g}, of {len(each)}\n"
+            f"disagreement     {self.disagreement:.4g}"
+        )
+
+
+def ensemble_report(
+    network: Network,
+    params: Parameters,
+    examples: Examples,
+    classes: Sequence[str] | None = None,
+    scaling: Scaling | None = None,
+) -> EnsembleReport:
+    """Return the figures of the mean of M networks' predictions, and of each network alone.
+
+    Args:
+        network: The network of every member.
+        params: Their parameters, every leaf (M, …).
+        examples: As for `report`.
+        classes: As for `report`.
+        scaling: As for `report`.
+
+    Returns:
+        An `EnsembleReport`; `str` of it is the mean's table and two lines.
+
+    Raises:
+        TypeError: As for `report`.
+        ValueError: As for `report`, or a member whose parameters are not finite.
+    """
+    count = check_members(network, params)
+    members: list[Parameters] = [
+        jax.tree.map(lambda leaf, m=m: leaf[m], params) for m in range(count)
+    ]
+    question = _question(network, members[0], examples, classes, scaling)
+    mean, disagreement = map(
+        np.asarray,
+        ensemble_predictions(network, params, question.inputs, scaling=question.scaling),
+    )
+    if network.loss == "sigmoid_binary_cross_entropy":
+        mean = mean - 0.5
+    return EnsembleReport(
+        _figures(question, mean.astype(np.float64)),
+        tuple(_figures(question, _outputs(network, own, question)) for own in members),
+        float(np.average(disagreement.astype(np.float64), weights=question.weights)),
+    )
+
+
+class _Question(NamedTuple):
+    """What the outputs of a network are to be compared with, and how."""
+
+    kind: Literal["classes", "decision", "decisions", "numbers"]
+    inputs: np.ndarray
+    scaling: Scaling | None
+    truth: np.ndarray
+    weights: np.ndarray | None
+    names: tuple[str, ...]
+
+
+def _question(
+    network: Network,
+    params: Parameters,
+    examples: Examples,
+    classes: Sequence[str] | None,
+    scaling: Scaling | None,
+) -> _Question:
     inputs, targets, weights = _counted(examples)
     n_outputs = network.sizes[-1]
     one_decision = network.loss == "sigmoid_binary_cross_entropy" and n_outputs == 1
@@ -148,21 +245,38 @@ def report(
     (inputs, checked, _), left = checked_examples(
         network, params, inputs, targets, weights, scaling
     )
-    if not exclusive and not is_classifier(network):
-        outputs = np.asarray(predictions(network, params, inputs, scaling=left), np.float64)
-        return _regression(targets.reshape(outputs.shape).astype(np.float64), outputs, weights)
-    # What the squared error predicts are the logits: two probabilities of 1 would be equal.
-    logits_network = dataclasses.replace(network, loss="squared_error")
-    z = np.asarray(predictions(logits_network, params, inputs, scaling=left), np.float64)
     names = tuple(map(str, range(n_classes) if classes is None else classes))
+    if not exclusive and not is_classifier(network):
+        truth = targets.reshape(-1, n_outputs).astype(np.float64)
+        return _Question("numbers", inputs, left, truth, weights, names)
     if not exclusive:
-        return _decisions(checked > 0.5, z > 0, weights, names)
+        return _Question("decisions", inputs, left, checked > 0.5, weights, names)
     if one_decision:
-        truth, predicted = checked.reshape(-1) > 0.5, z[:, 0] > 0
-    else:
-        truth = checked if checked.ndim == 1 else np.argmax(checked, axis=1)
-        predicted = np.argmax(z, axis=1)
-    return _classification(truth.astype(int), predicted.astype(int), weights, names)
+        truth = (checked.reshape(-1) > 0.5).astype(int)
+        return _Question("decision", inputs, left, truth, weights, names)
+    truth = checked if checked.ndim == 1 else np.argmax(checked, axis=1)
+    return _Question("classes", inputs, left, truth.astype(int), weights, names)
+
+
+def _outputs(network: Network, params: Parameters, question: _Question) -> np.ndarray:
+    """Return what a network predicts (N, K); for decisions and classes the logits."""
+    if question.kind != "numbers":
+        # What the squared error predicts are the logits: two probabilities of 1 would be equal.
+        network = dataclasses.replace(network, loss="squared_error")
+    outputs = predictions(network, params, question.inputs, scaling=question.scaling)
+    return np.asarray(outputs, np.float64)
+
+
+def _figures(question: _Question, outputs: np.ndarray) -> Classification | Regression:
+    """Return the figures of outputs (N, K): numbers, or what is above 0 or the largest for yes."""
+    truth, weights, names = question.truth, question.weights, question.names
+    if question.kind == "numbers":
+        return _regression(truth, outputs, weights)
+    if question.kind == "decisions":
+        return _decisions(truth, outputs > 0, weights, names)
+    if question.kind == "decision":
+        return _classification(truth, (outputs[:, 0] > 0).astype(int), weights, names)
+    return _classification(truth, np.argmax(outputs, axis=1), weights, names)
 
 
 def _counted(examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

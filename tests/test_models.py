@@ -303,6 +303,21 @@ def test_the_predictions_of_an_ensemble_are_the_mean_and_how_far_its_members_dis
 
 
 @pytest.mark.slow
+def test_an_ensemble_is_evaluated_as_the_mean_of_its_members(command, saved):
+    options = ("--dataset", "animals-test.csv", "--json", "figures.json")
+    status, output, errors = command("evaluate", "ensemble", *options)
+    assert (status, errors) == (0, "")
+    inputs, names = animals(30, seed=1)
+    mean, disagreement = jaxmlp.ensemble_predictions(NETWORK, MEMBERS, inputs, scaling=saved[1])
+    right = np.mean([ANIMALS[k] == name for k, name in zip(np.argmax(mean, 1), names, strict=True)])
+    assert f"accuracy {right:.4f}\n" in output and "30 examples" in output
+    figures = json.loads(Path("figures.json").read_text())
+    assert figures["accuracy"] == pytest.approx(right)
+    assert len(figures["members"]) == 4 and figures["names"] == list(ANIMALS)
+    assert figures["disagreement"] == pytest.approx(float(np.mean(disagreement)), rel=1e-5)
+
+
+@pytest.mark.slow
 def test_the_bytes_of_an_ensemble_s_inputs_are_scaled_and_its_numbers_have_their_variance(
     command, tmp_path, monkeypatch
 ):
@@ -358,7 +373,9 @@ def test_a_classifier_without_names_has_its_numbers(command, saved):
         ("evaluate saved --dataset houses.csv", "houses.csv"),
         ("train --output saved --resume", "run: expected one that `jaxmlp train` made, got saved"),
         ("influence saved", "run: expected one that `jaxmlp train` made, with its data, got saved"),
-        ("evaluate ensemble", "run: expected one network, got ensemble, which holds 4"),
+        ("evaluate ensemble", "dataset: expected a file or a known set (--dataset), as ensemble"),
+        ("evaluate lost --dataset animals.csv", "lost/model.safetensors: params: expected finite"),
+        ("influence ensemble", "run: expected one network, got ensemble, which holds 4"),
         (
             "predict lost animals.csv",
             "lost/model.safetensors: params: expected finite members",

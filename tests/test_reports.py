@@ -5,14 +5,15 @@ import json
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from files import message_of
 
-from jaxmlp import Layer, Network, evaluate
+from jaxmlp import Layer, Network, ensemble_predictions, evaluate, init_members, member
 from jaxmlp.data import Examples
-from jaxmlp.reports import Classification, Regression, report
+from jaxmlp.reports import Classification, Regression, ensemble_report, report
 from jaxmlp.scaling import Scaling
 
 # What a network of one layer without bias and with W = 1 gives as logits is its inputs: in the
@@ -176,6 +177,84 @@ def test_counts_are_compared_with_the_expected_ones_and_not_with_the_logits():
     assert isinstance(got, Regression)
     np.testing.assert_allclose(got.rmse, [0], atol=1e-6)  # e^(log t) in float32
     np.testing.assert_allclose(got.r2, [1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "size", "targets", "classes"),
+    [
+        ("softmax_cross_entropy", 3, "classes", "abc"),
+        ("softmax_cross_entropy", 3, "rows", None),
+        ("sigmoid_binary_cross_entropy", 3, "classes", "abc"),
+        ("sigmoid_binary_cross_entropy", 3, "bits", None),
+        ("sigmoid_binary_cross_entropy", 1, "bits", ("no", "yes")),
+        ("squared_error", 3, "classes", "abc"),
+        ("squared_error", 3, "numbers", None),
+        ("poisson", 2, "counts", None),
+    ],
+)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_an_ensemble_is_the_mean_of_its_members_and_each_of_them(
+    loss, size, targets, classes, weighted
+):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(50, 4)).astype(np.float32)
+    labels = rng.integers(size, size=50)
+    t = {
+        "classes": labels,
+        "rows": rows(labels, size),
+        "bits": rng.integers(2, size=(50, size)),
+        "numbers": rng.normal(size=(50, size)),
+        "counts": rng.poisson(2.0, size=(50, size)),
+    }[targets]
+    weights = rng.integers(3, size=50).astype(np.float64) if weighted else None
+    network = Network((4, 5, size), "tanh", loss)
+    params = init_members(network, jax.random.split(jax.random.key(0), 5))
+    examples, scaling = Examples(inputs, t, weights), Scaling(np.float64(0.1), np.float64(2))
+    found = ensemble_report(network, params, examples, classes, scaling)
+    for m, own in enumerate(found.members):
+        alone = report(*member(network, params, m), examples, classes, scaling)
+        assert own.to_json() == alone.to_json()
+    mean, disagreement = map(
+        np.asarray, ensemble_predictions(network, params, inputs, scaling=scaling)
+    )
+    own = np.ones(50) if weights is None else weights
+    total = own.sum()
+    assert found.disagreement == pytest.approx(float(own @ disagreement / total), rel=1e-5) != 0
+    if targets in ("numbers", "counts"):
+        assert isinstance(found.mean, Regression)
+        mse = own @ (mean - t) ** 2 / total
+        np.testing.assert_allclose(found.mean.rmse, np.sqrt(mse), rtol=1e-6)
+        each = np.array([np.mean(one.rmse) for one in found.members])
+        name = "RMSE"
+    else:
+        assert isinstance(found.mean, Classification)
+        right = np.argmax(mean, axis=1) == labels
+        if targets == "bits":
+            right = np.all((mean > 0.5) == t, axis=1)
+        assert found.mean.accuracy == pytest.approx(float(own @ right / total), rel=1e-12)
+        each = np.array([one.accuracy for one in found.members])
+        name = "accuracy"
+    spread = f"{each.mean():.4g} ± {np.std(each, ddof=1):.4g} (standard deviation)"
+    assert f"a member alone   {name} {spread}, from {each.min():.4g} to" in str(found)
+    assert str(found).startswith(f"{found.mean}\n\n")
+    content = json.loads(json.dumps(found.to_json()))
+    assert content["members"][1] == found.members[1].to_json() != found.members[0].to_json()
+    assert {*content} == {*found.mean.to_json(), "members", "disagreement"}
+
+
+def test_an_ensemble_of_one_has_no_spread_and_one_that_is_not_finite_is_named():
+    network = Network((3, 3), bias=False)
+    params = (Layer(jnp.eye(3)[None], None),)
+    found = ensemble_report(network, params, EXAMPLES)
+    assert "a member alone   accuracy 0.6667, from 0.6667 to 0.6667, of 1\n" in str(found)
+    assert found.mean.to_json() == report(*member(network, params, 0), EXAMPLES).to_json()
+    lost = (Layer(jnp.stack([jnp.eye(3), jnp.full((3, 3), jnp.inf)]), None),)
+    message = message_of(ValueError, lambda: ensemble_report(network, lost, EXAMPLES))
+    assert message.startswith("params: expected finite members, got [1] that are not")
+    message = message_of(
+        ValueError, lambda: ensemble_report(network, (Layer(jnp.eye(3), None),), EXAMPLES)
+    )
+    assert message == "params[0].weight: expected shape (3, 3), got (3,)"
 
 
 def test_the_inputs_are_scaled_bytes_too():

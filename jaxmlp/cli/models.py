@@ -22,7 +22,7 @@ from jaxmlp.evaluation import predictions
 from jaxmlp.exports import FORMATS
 from jaxmlp.exports import export as write_export
 from jaxmlp.progress import say
-from jaxmlp.reports import report
+from jaxmlp.reports import ensemble_report, report
 from jaxmlp.scaling import Scaling, prepared_inputs
 from jaxmlp.training import runs
 from jaxmlp.uncertainty import ensemble_predictions
@@ -30,7 +30,11 @@ from jaxmlp.uncertainty import ensemble_predictions
 
 @dataclasses.dataclass
 class Evaluate:
-    """Report how a run's model does: class by class, or output by output."""
+    """Report how a run's model does: class by class, or output by output.
+
+    Of an ensemble that `jaxmlp.save` wrote it is how the mean of its members does, how its members
+    do alone, and how far they disagree.
+    """
 
     run: tyro.conf.Positional[Path]
     """The run's folder."""
@@ -88,10 +92,12 @@ def evaluate(options: Evaluate) -> None:
         device = select_device(options.device)
         if options.json is not None:
             check_new_file("json", options.json, overwrite=True)
-        model = load_model(options.run, device)
+        model = load_model(options.run, device, ensembles=True)
+        _check_members(options.run, model)
         examples, shown = _examples(options, model)
+        of = report if model.members is None else ensemble_report
         with failing_run(device):
-            figures = report(model.network, model.params, examples, model.classes, model.scaling)
+            figures = of(model.network, model.params, examples, model.classes, model.scaling)
     say(f"{len(examples.targets)} examples of {shown}\n\n{figures}")
     if options.json is not None:
         with failing_run(device):

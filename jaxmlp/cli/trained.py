@@ -54,8 +54,8 @@ def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
     members = metadata.get("members")
     if members is not None and not ensembles:
         raise ValueError(
-            f"run: expected one network, got {run}, which holds {members}: `jaxmlp predict` takes "
-            "their mean; `jaxmlp.load` reads them, and `jaxmlp.member` takes one"
+            f"run: expected one network, got {run}, which holds {members}: `jaxmlp evaluate` and "
+            "`predict` take their mean; `jaxmlp.load` reads them, and `jaxmlp.member` takes one"
         )
     dataset = metadata.get("dataset")
     content = dataset if isinstance(dataset, dict) else {}
