@@ -164,7 +164,7 @@ class EnsembleReport(NamedTuple):
     def __str__(self) -> str:
         name = "accuracy" if isinstance(self.mean, Classification) else "rmse"
         each = np.array([np.mean(getattr(own, name)) for own in self.members])
-        spread = f" ± {each.std(ddof=1):.4g} (standard deviation)" if len(each) > 1 else ""
+        spread = f" ± {each.std(ddof=1):.2g} (standard deviation)" if len(each) > 1 else ""
         name = "accuracy" if name == "accuracy" else "RMSE"
         return (
             f"{self.mean}\n\n"

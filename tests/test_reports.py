@@ -224,17 +224,16 @@ def test_an_ensemble_is_the_mean_of_its_members_and_each_of_them(
         assert isinstance(found.mean, Regression)
         mse = own @ (mean - t) ** 2 / total
         np.testing.assert_allclose(found.mean.rmse, np.sqrt(mse), rtol=1e-6)
-        each = np.array([np.mean(one.rmse) for one in found.members])
-        name = "RMSE"
+        name, field = "RMSE", "rmse"
     else:
         assert isinstance(found.mean, Classification)
         right = np.argmax(mean, axis=1) == labels
         if targets == "bits":
             right = np.all((mean > 0.5) == t, axis=1)
         assert found.mean.accuracy == pytest.approx(float(own @ right / total), rel=1e-12)
-        each = np.array([one.accuracy for one in found.members])
-        name = "accuracy"
-    spread = f"{each.mean():.4g} ± {np.std(each, ddof=1):.4g} (standard deviation)"
+        name = field = "accuracy"
+    each = np.array([np.mean(getattr(one, field)) for one in found.members])
+    spread = f"{each.mean():.4g} ± {np.std(each, ddof=1):.2g} (standard deviation)"
     assert f"a member alone   {name} {spread}, from {each.min():.4g} to" in str(found)
     assert str(found).startswith(f"{found.mean}\n\n")
     content = json.loads(json.dumps(found.to_json()))
