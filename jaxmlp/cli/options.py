@@ -38,7 +38,7 @@ class Common:
     class_weight: tuple[str, ...] = ()
     """`balanced`, or CLASS=WEIGHT for some classes: examples of a class count so much."""
     hidden: tuple[int, ...] = (128, 64)
-    """Units of each hidden layer; give the option without a number for none."""
+    """Units of each hidden layer, a space between them; without a number there is none."""
     activation: tuple[str, ...] = ("sigmoid",)
     """The hidden layers' activation, one for all or one for each: identity, sigmoid, tanh, relu,
     leaky_relu, elu, softplus, silu, gelu or gelu_tanh."""

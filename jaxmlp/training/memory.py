@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 _SHARE = 0.6  # of what is free: XLA's own temporaries and the data's copies take some
 _UNLIMITED = 2**60  # of a control group that has no limit
@@ -28,6 +29,16 @@ def free_bytes(device: Any) -> int | None:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     found = [value for value in (_of_the_machine(), _of_the_group()) if value is not None]
     return min(found, default=None)
+
+
+def free_beside(array: Array, n_devices: int) -> int | None:
+    """Return the bytes that are left on all devices that an array is on, or None as above.
+
+    Of several processes' devices those of this one count for all; a CPU's share one memory.
+    """
+    first = min(array.sharding.addressable_devices, key=lambda device: device.id)
+    free = free_bytes(first)
+    return free if free is None or first.platform == "cpu" else n_devices * free
 
 
 def _of_the_machine() -> int | None:

@@ -30,7 +30,7 @@ from jaxmlp.training.members import (
     regularizations,
     transformation,
 )
-from jaxmlp.training.memory import free_bytes, members_that_fit, tree_bytes
+from jaxmlp.training.memory import free_beside, members_that_fit, tree_bytes
 from jaxmlp.training.optimizers import rate_factors, with_numbers
 from jaxmlp.training.orders import bucket, epoch_order
 from jaxmlp.training.records import check_convergence, columns_of, is_better
@@ -126,11 +126,7 @@ class Members:
         values *= self.wide.itemsize
         order = 2 * self.longest * self.batch_size * 4 if self.key.ndim else 0
         each = tree_bytes(state) + 2 * tree_bytes(state.params) + 4 * tree_bytes(one)
-        data = jax.tree.leaves(self.data)[0]
-        devices = sorted(data.sharding.addressable_devices, key=lambda device: device.id)
-        free = free_bytes(devices[0])
-        if free is not None and devices[0].platform != "cpu":  # whose devices share one memory
-            free *= self.n_devices
+        free = free_beside(jax.tree.leaves(self.data)[0], self.n_devices)
         groups = -(-len(self.settings) // group)
         size = group * members_that_fit(groups, group * (each + values + order), free)
         return size if self.placement is None else self.placement.agreed(size)
@@ -401,6 +397,4 @@ class Pass:
 
 def is_power(number: int, base: int) -> bool:
     """Tell whether a number of at least 1 is a power of the base of at least 2, or 1."""
-    while number % base == 0:
-        number //= base
-    return number == 1
+    return number == 1 or (number % base == 0 and is_power(number // base, base))
