@@ -1,5 +1,6 @@
 """Multi-layer perceptrons in JAX with gradients derived by hand, proved, and then used."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxmlp.backprop import Trace, backward, forward
@@ -59,7 +60,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Load the estimators, and with them scikit-learn, where they are asked for (PEP 562)."""
+    """Load the estimators (with scikit-learn), exports and plots where they are asked for."""
+    if name in ("exports", "plots"):
+        return importlib.import_module(f"{__name__}.{name}")
     if name in ("MLPClassifier", "MLPRegressor", "SweepSearchCV"):
         from jaxmlp import estimators
 

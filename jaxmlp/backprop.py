@@ -77,9 +77,17 @@ def forward(network: Network, params: Parameters, x: Array, masks: Masks | None 
     Returns:
         A `Trace`.
 
+    Raises:
+        ValueError: `x` is of another shape.
+
     References:
         The derivation on paper, its definitions z⁽¹⁾ = W⁽¹⁾x, y⁽¹⁾ = σ(z⁽¹⁾), z⁽²⁾ = W⁽²⁾y⁽¹⁾.
     """
+    if x.ndim not in (1, 2) or x.shape[0] != network.sizes[0]:
+        n = network.sizes[0]
+        raise ValueError(
+            f"x: expected one example ({n},), or several as the columns of ({n}, B), got {x.shape}"
+        )
     inputs, preactivations = [], []
     a = x
     for l, layer in enumerate(params):

@@ -28,6 +28,7 @@ from jaxmlp.validation import as_array, as_host_array, check_classes, check_fini
 CHUNK = 1024
 _ALIGNMENT = 64  # bytes
 _PAGES = 2**20  # bytes
+_ROUNDING = 1e-6  # by which a target may be outside its range
 
 
 class Metrics(NamedTuple):
@@ -116,6 +117,12 @@ def checked_weights(weights: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     return weights
 
 
+def check_some_weight(weights: np.ndarray) -> None:
+    """Raise ValueError where no weight (N,) is above 0."""
+    if not (weights > 0).any():
+        raise ValueError("sample_weight: expected a number above 0, got none")
+
+
 def scaled_weights(weights: np.ndarray) -> np.ndarray:
     """Return the weights (N,) times the power of two that brings the largest to [1, 2)."""
     return np.ldexp(weights, 1 - np.frexp(weights.max())[1])
@@ -127,7 +134,8 @@ def checked_targets(
     """Return int32 classes, or numbers in `dtype`; what is not counted becomes what is.
 
     Raises:
-        ValueError: A class is outside 0 … K − 1, or a number not finite, among those counted.
+        ValueError: A class is outside 0 … K − 1, or a number not finite or none of the loss's
+            targets, among those counted.
     """
     if not counted.all():
         targets = targets.copy()
@@ -139,9 +147,23 @@ def checked_targets(
         with np.errstate(over="ignore"):
             targets = targets.astype(dtype)
         check_finite("targets", targets)
+        _check_range(network, targets)  # 0, what is not counted, is in any
     if not counted.all() and counted.any():
         targets[~counted] = targets[np.argmax(counted)]
     return targets
+
+
+def _check_range(network: Network, targets: np.ndarray) -> None:
+    """Raise ValueError where a number is none of the loss's targets: it has no least value then."""
+    least, most = LOSSES[network.loss].target_range
+    outside = (targets < least - _ROUNDING) | (targets > most + _ROUNDING)
+    if outside.any():
+        place = np.unravel_index(np.argmax(outside), targets.shape)
+        within = f"numbers from {least:g} to {most:g}" if most < np.inf else f"numbers ≥ {least:g}"
+        raise ValueError(
+            f"targets: expected {within} for {network.loss}, got {targets[place]:g} at "
+            f"{[int(i) for i in place]}"
+        )
 
 
 def chunks(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Iterator[Batch]:

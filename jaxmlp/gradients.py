@@ -130,8 +130,9 @@ def loss(
         network: The network.
         params: Its parameters.
         inputs: (N, D).
-        targets: (N,) integer classes or (N, K) for softmax cross-entropy, else (N, K), or (N,)
-            where K = 1.
+        targets: (N,) integer classes or distributions (N, K) for softmax cross-entropy, else
+            (N, K), or (N,) where K = 1: in [0, 1] for binary cross-entropy, ≥ 0 for Poisson, which
+            only `fit`, `evaluate` and their kind check.
         sample_weight: (N,) or None, which means all 1.
 
     Returns:

@@ -16,6 +16,7 @@ with y = softmax(z) and s = Σ_k t_k, which need not be 1. The Hessian in z is s
 softmax cross-entropy, and diagonal for the others: σ(z)σ(−z), 1 and e^z.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -39,7 +40,8 @@ class Loss(NamedTuple):
     root S (K, K) of it, H = Sᵀ S, by rows; it is real where the target's total s is not negative.
     `sampled_gradient` is δ = ∂E/∂z for a target drawn from the model itself, so that E[δ δᵀ] = H:
     a class from softmax(z), bits from σ(z), a normal z + N(0, 1), or a Poisson count of rate e^z.
-    `takes_classes` tells whether an integer target () is a class index.
+    `takes_classes` tells whether an integer target () is a class index; the numbers of a
+    target (K,) are in `target_range`, outside of which the loss falls without end.
 
     `gradient` also takes several examples as the columns of z (K, B) and of t (K, B); t is (B,) for
     classes, and may be where K = 1.
@@ -52,6 +54,7 @@ class Loss(NamedTuple):
     hessian_product: Callable[[Array, Array, Array], Array]
     hessian_root: Callable[[Array, Array], Array]
     sampled_gradient: Callable[[Array, Array, Array], Array]
+    target_range: tuple[float, float] = (-math.inf, math.inf)
     takes_classes: bool = False
 
 
@@ -237,6 +240,7 @@ LOSSES: dict[str, Loss] = {
         _softmax_hessian_product,
         _softmax_hessian_root,
         _softmax_sampled_gradient,
+        target_range=(0.0, math.inf),
         takes_classes=True,
     ),
     "sigmoid_binary_cross_entropy": Loss(
@@ -246,6 +250,7 @@ LOSSES: dict[str, Loss] = {
         jax.nn.sigmoid,
         *_elementwise(_binary_curvature),
         _binary_sampled_gradient,
+        target_range=(0.0, 1.0),
     ),
     "squared_error": Loss(
         _squared_value,
@@ -262,6 +267,7 @@ LOSSES: dict[str, Loss] = {
         jnp.exp,
         *_elementwise(jnp.exp),
         _poisson_sampled_gradient,
+        target_range=(0.0, math.inf),
     ),
 }
 """Name → loss."""

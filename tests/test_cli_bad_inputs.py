@@ -257,6 +257,12 @@ TRAIN = {
     "checkpoints at no time": (
         None, "--checkpoint-every nan", "checkpoint_every: expected a number above 0, got nan",
     ),
+    "a learning rate that is none": (
+        None, "--learning-rate nan", "learning_rate: expected a number above 0, got nan",
+    ),
+    "a fraction that is none": (
+        None, "--validation-fraction nan", "validation_fraction: expected a number in [0, 1), got",
+    ),
     "all units dropped": (None, "--dropout 1", "dropout: expected a number in [0, 1), got 1.0"),
     "a dropout too many": (
         None, "--dropout 0.1 0.2 0.3", "dropout: expected one rate or 2, one for each hidden layer",
@@ -491,9 +497,9 @@ MODELS = {
         lambda: rows("bad.csv", ("tail", "wings")), "evaluate animals --dataset bad.csv",
         "bad.csv: expected a column 'tail', got none",
     ),
-    "evaluate: the last column is not the targets": (
-        lambda: csv(("animal", *FEATURES), np.column_stack([NAMES, INPUTS[:, :2]]), INPUTS[:, 2]),
-        "evaluate animals --dataset bad.csv", "bad.csv: expected a number in column 'animal' of r",
+    "evaluate: no column of the targets' name": (
+        lambda: csv((*FEATURES, "beast"), INPUTS, NAMES), "evaluate animals --dataset bad.csv",
+        "bad.csv: unknown target column 'animal': did you mean 'tail'? expected one of 'height', '",
     ),
     "evaluate: other inputs": (
         None, "evaluate animals --dataset images.npz", "images.npz: expected 3 inputs, got 20",
@@ -504,7 +510,8 @@ MODELS = {
         "dataset: expected the classes 'cat', 'dog', 'owl', got iris with the classes 'setosa', ",
     ),
     "evaluate: a regression's data": (
-        None, "evaluate animals --dataset houses.csv --part train", "dataset: expected the classes",
+        None, "evaluate animals --dataset houses.csv --part train",
+        "houses.csv: unknown target column 'animal': expected one of 'area', 'rooms', 'price'",
     ),
     "evaluate: a part that is not there": (
         None, "evaluate animals --part test",

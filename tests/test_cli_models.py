@@ -75,6 +75,26 @@ def test_evaluate_takes_a_file_whose_columns_are_in_another_order(succeed):
     assert f"accuracy {accuracy('animals', *animals(30, seed=1)):.4f}" in output
 
 
+def test_evaluate_finds_the_targets_by_the_name_of_their_column(succeed, command):
+    inputs, names = animals(30, seed=1)
+    header = ("animal", "weight", "tail", "height", "batch")  # the last is none of the run's
+    write_csv(Path("more.csv"), header, names, *inputs.T[[1, 2, 0]], np.arange(30.0))
+    output = succeed("evaluate", "animals", "--dataset", "more.csv")
+    assert f"accuracy {accuracy('animals', inputs, names):.4f}" in output
+    data = load_dataset("houses.csv")
+    places = np.arange(data.train.inputs.shape[1])[::-1]
+    columns = [data.train.targets[:, 0], *data.train.inputs.T[places], np.zeros(60)]
+    header = (data.target, *(data.features[place] for place in places), "more")
+    write_csv(Path("rooms.csv"), header, *columns)
+    output = succeed("evaluate", "houses", "--dataset", "rooms.csv")
+    figures = output.split("R²\n")[1]
+    assert figures == succeed("evaluate", "houses").split("R²\n")[1]
+    assert figures.startswith(data.target)
+    write_csv(Path("none.csv"), header[1:], *columns[1:])
+    status, _, errors = command("evaluate", "houses", "--dataset", "none.csv")
+    assert status == 2 and f"unknown target column {data.target!r}" in errors
+
+
 def test_evaluate_takes_a_part_of_a_file_and_the_run_s_target(succeed):
     inputs, names = animals(30, seed=1)
     split = np.where(np.arange(30) < 20, "train", "test")

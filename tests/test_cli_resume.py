@@ -10,7 +10,8 @@ import pytest
 from command import TINY, ended, records, same_model, start, tree, write_data
 
 from jaxmlp import cli
-from jaxmlp.training import runs
+from jaxmlp.cli.console import STOPPING
+from jaxmlp.training import interruption, runs
 
 pytestmark = pytest.mark.slow  # on the default Python alone
 
@@ -65,9 +66,10 @@ def test_a_run_that_is_stopped_is_saved_and_goes_on(command, whole, number, stat
     process.send_signal(number)
     result = ended(process)
     assert result.status == status
+    heard = STOPPING if number == signal.SIGINT else ""
     assert result.errors == (
-        f"jaxmlp: stopped by {number.name}, saved; `jaxmlp train --output run --resume` goes on "
-        "from there\n"
+        f"{heard}jaxmlp: stopped by {number.name}, saved; `jaxmlp train --output run --resume` "
+        "goes on from there\n"
     )
     assert not Path("run/model.safetensors").exists()
     stopped = runs.read_metrics("run")
@@ -218,7 +220,8 @@ def test_several_seeds_go_on_in_the_middle_of_one(command, stop_after):
     assert ours["standard_deviation"] == theirs["standard_deviation"]
 
 
-def test_a_second_ctrl_c_ends_it_at_once(command, stop_after):
+def test_a_second_ctrl_c_ends_it_at_once(command, stop_after, monkeypatch):
+    monkeypatch.setattr(interruption, "_SAME", 0.0)
     before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background
     stop_after(3, signal.SIGINT, signal.SIGINT)
     result = command("train", *OPTIONS, "--output", "run")
@@ -227,6 +230,13 @@ def test_a_second_ctrl_c_ends_it_at_once(command, stop_after):
     # The handlers are those from before.
     assert signal.getsignal(signal.SIGINT) is before
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_ctrl_c_that_comes_with_the_first_is_the_same(command, stop_after):
+    stop_after(3, signal.SIGINT, signal.SIGINT)  # as `timeout -s INT` sends it
+    result = command("train", *OPTIONS, "--output", "run")
+    assert result.status == 130 and "stopped by SIGINT, saved" in result.errors
+    assert len(runs.read_metrics("run")) == 3 and Path("run/checkpoints").is_dir()
 
 
 def test_the_way_on_is_one_that_a_shell_understands(command, stop_after):

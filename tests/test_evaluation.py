@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from cases import Case, assert_close, compilations, draw, in_dtype
 
-from jaxmlp import Layer, Network, evaluate, init, loss, predictions
+from jaxmlp import (
+    Layer,
+    Network,
+    evaluate,
+    fit,
+    fit_ensemble,
+    init,
+    init_members,
+    loss,
+    predictions,
+)
 from jaxmlp.evaluation import CHUNK, Metrics, aligned_zeros
 from jaxmlp.verification import oracles
 
@@ -206,6 +216,53 @@ def test_bad_values_are_named(change, message):
     with pytest.raises(ValueError) as raised:
         evaluate(network, params, **(GOOD | change))
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "message"),
+    [
+        (
+            "sigmoid_binary_cross_entropy",
+            [0, 1, 2],
+            "numbers from 0 to 1 for sigmoid_binary_cross_",
+        ),
+        ("sigmoid_binary_cross_entropy", [[0], [-1], [1]], "numbers from 0 to 1 for sigmoid_binar"),
+        ("sigmoid_binary_cross_entropy", [0.5, 1.001, 0], "numbers from 0 to 1 for sigmoid_binary"),
+        ("poisson", [[0], [-1], [2]], "numbers ≥ 0 for poisson, got -1 at [1, 0]"),
+        ("softmax_cross_entropy", [[1], [-0.5], [1]], "numbers ≥ 0 for softmax_cross_entropy, got"),
+    ],
+)
+def test_targets_for_which_a_loss_has_no_least_value_are_named(loss, targets, message):
+    network = Network((4, 1), loss=loss)
+    params = init(network, jax.random.key(0))
+    inputs, targets = np.ones((3, 4)), np.array(targets, np.float32)
+    members = init_members(network, jax.random.split(jax.random.key(0), 2))
+    key = jax.random.key(1)
+    for train in (
+        lambda weights=None: evaluate(network, params, inputs, targets, weights),
+        lambda weights=None: fit(
+            network, params, inputs, targets, sample_weight=weights, key=key, epochs=1
+        ),
+        lambda weights=None: fit_ensemble(
+            network, members, inputs, targets, sample_weight=weights, key=key, epochs=1
+        ),
+    ):
+        with pytest.raises(ValueError) as raised:
+            train()
+        assert str(raised.value).startswith(f"targets: expected {message}")
+        good = np.all((targets >= 0) & (targets <= 1), axis=tuple(range(1, targets.ndim)))
+        train(good.astype(float))  # what has no weight may be anything
+    assert 0 < good.sum() < 3
+    squared = Network((4, 1), loss="squared_error")
+    assert np.isfinite(evaluate(squared, params, inputs, targets).loss)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid_binary_cross_entropy", "softmax_cross_entropy"])
+def test_a_rounding_beyond_1_is_no_fault(loss):
+    network = Network((4, 2), loss=loss)
+    targets = np.array([[1 + 1e-7, 0], [-1e-7, 1]])
+    params = init(network, jax.random.key(0))
+    assert np.isfinite(evaluate(network, params, np.ones((2, 4)), targets).loss)
 
 
 def test_targets_that_are_floats_for_classes_raise_type_error():

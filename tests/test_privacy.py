@@ -308,6 +308,12 @@ def test_a_batch_that_does_not_fit_raises_and_is_not_cut():
         poisson_batches(np.random.default_rng(0), 1000, 0.1, 5, 90)
 
 
+@pytest.mark.parametrize("rng", [0, jax.random.key(0), np.random])
+def test_what_is_no_generator_of_numpy_s_is_named(rng):
+    with pytest.raises(TypeError, match=r"^rng: expected a numpy.random.Generator, .*, got "):
+        poisson_batches(rng, 7, 0.5, 3, 7)
+
+
 @pytest.mark.parametrize("steps", [1, 1180, 10**6])
 @pytest.mark.parametrize(("n", "rate"), [(60_000, 1024 / 60_000), (1437, 0.02), (30, 0.5)])
 def test_the_padded_size_is_the_least_that_almost_never_overflows(n, rate, steps):

@@ -327,6 +327,12 @@ def test_a_snapshot_of_another_training_is_refused(change):
         )  # fmt: skip
 
 
+def test_what_is_no_snapshot_is_named():
+    fitted = train(5, epochs=1)
+    with pytest.raises(TypeError, match="^resume: expected a snapshot, which `fit` gives .* Fit$"):
+        train(5, resume=fitted)
+
+
 def test_a_snapshot_whose_arrays_were_donated_is_refused():
     snapshots = []
     train(5, epochs=2, callbacks=[lambda _, snapshot: snapshots.append(snapshot)])
@@ -468,6 +474,7 @@ def train_on(inputs, **settings):
         ({"targets": T - 1}, ValueError, "targets: expected classes 0 to 2, got -1"),
         ({"targets": T * 1.0}, TypeError, "targets: expected (N,) integer classes"),
         ({"sample_weight": -W}, ValueError, "sample_weight: expected numbers ≥ 0"),
+        ({"sample_weight": 0 * W}, ValueError, "sample_weight: expected a number above 0, got non"),
         ({"key": 0}, TypeError, "key: expected a typed key such as jax.random.key(0), got int"),
         ({"key": jax.random.split(jax.random.key(0))}, (TypeError, ValueError), "key: expected"),
         ({"optimizer": "adma"}, ValueError, "unknown optimizer 'adma': did you mean 'adam'?"),

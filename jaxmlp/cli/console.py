@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax
 from jaxmlp.training.runs import check_writable
 from jaxmlp.validation import check_count
 
+STOPPING = "jaxmlp: stopping where it can be saved; Ctrl-C again ends it at once, unsaved\n"
 INPUT_ERRORS = (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRuntimeError)
 """What is raised where an input does not allow what is asked for."""
 
@@ -19,6 +21,13 @@ INPUT_ERRORS = (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRunti
 def warn(message: object) -> None:
     """Print a line to standard error, and go on."""
     print(f"jaxmlp: {message}", file=sys.stderr, flush=True)
+
+
+def stopping(number: int) -> None:
+    """Say at once that Ctrl-C is heard: from its handler, so past all buffers."""
+    if number == signal.SIGINT:
+        with contextlib.suppress(OSError):
+            os.write(2, STOPPING.encode())
 
 
 def fail(message: object, status: int) -> NoReturn:

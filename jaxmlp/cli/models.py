@@ -22,7 +22,7 @@ from jaxmlp.evaluation import predictions
 from jaxmlp.exports import FORMATS
 from jaxmlp.exports import export as write_export
 from jaxmlp.progress import say
-from jaxmlp.reports import ensemble_report, report
+from jaxmlp.reports import EnsembleReport, Regression, ensemble_report, report
 from jaxmlp.scaling import Scaling, prepared_inputs
 from jaxmlp.training import runs
 from jaxmlp.uncertainty import ensemble_predictions
@@ -98,10 +98,23 @@ def evaluate(options: Evaluate) -> None:
         of = report if model.members is None else ensemble_report
         with failing_run(device):
             figures = of(model.network, model.params, examples, model.classes, model.scaling)
+        figures = _named(figures, model.target)
     say(f"{len(examples.targets)} examples of {shown}\n\n{figures}")
     if options.json is not None:
         with failing_run(device):
             runs.write_file(options.json, (json.dumps(figures.to_json(), indent=2) + "\n").encode())
+
+
+def _named(figures: Any, target: str | None) -> Any:
+    """Return the figures with the name of the column that the one output of a regression is for."""
+    if isinstance(figures, EnsembleReport):
+        return figures._replace(
+            mean=_named(figures.mean, target),
+            members=tuple(_named(own, target) for own in figures.members),
+        )
+    if target is None or not isinstance(figures, Regression) or len(figures.names) != 1:
+        return figures
+    return figures._replace(names=(target,))
 
 
 def _examples(options: Evaluate, model: Model) -> tuple[Examples, str]:
@@ -118,7 +131,7 @@ def _examples(options: Evaluate, model: Model) -> tuple[Examples, str]:
             n_outputs=model.network.sizes[-1],
             classes=model.classes,
             features=model.features,
-            target=model.options.target,
+            target=model.target,
         )
         return read_examples(name, expected), name
     data = load_data(options.run, model, name, options.data_dir)
@@ -139,7 +152,7 @@ def predict(options: Predict) -> None:
         model = load_model(options.run, device, ensembles=True)
         network = model.network
         _check_members(options.run, model)
-        inputs = open_inputs(options.file, network.sizes[0], model.features, model.options.target)
+        inputs = open_inputs(options.file, network.sizes[0], model.features, model.target)
         if model.features is None and options.file.suffix.lower() == ".csv":
             warn(
                 f"{options.run} keeps no names of its inputs: the columns are taken in their order"

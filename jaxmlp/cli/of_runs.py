@@ -66,6 +66,7 @@ def about_run(options: Train, data: Dataset) -> dict[str, Any]:
             "source": data.source,
             "classes": data.classes,
             "features": data.features,
+            "target": data.target,
             "image_shape": data.image_shape,
             "fingerprint": fingerprint_of(data, options.private),
         },

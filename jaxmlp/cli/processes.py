@@ -186,7 +186,7 @@ def check_same(values: Mapping[str, Any]) -> None:
         ValueError: By the name.
     """
     for name, value in shared(dict(values)).items():
-        if values[name] != value:
+        if repr(values[name]) != repr(value):  # of which NaN is the same as another
             raise ValueError(
                 f"{name}: expected {value}, as in the first process, got {values[name]}"
             )

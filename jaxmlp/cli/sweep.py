@@ -19,6 +19,7 @@ from jaxmlp.cli.console import (
     failing_run,
     select_device,
     several_devices,
+    stopping,
     use_compile_cache,
     warn,
 )
@@ -99,7 +100,7 @@ def _sweep(options: Sweep) -> None:
         say(f"sweep      {len(settings)} {settled} of {names}, each with every seed")
     try:
         with (
-            Interruption() as interruption,
+            Interruption(stopping if is_first() else None) as interruption,
             jax.default_device(device),
             failing_run(device),
         ):

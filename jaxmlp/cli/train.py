@@ -17,6 +17,7 @@ from jaxmlp.cli.console import (
     failing_run,
     select_device,
     several_devices,
+    stopping,
     use_compile_cache,
     warn,
 )
@@ -96,7 +97,8 @@ def _train(options: Train) -> None:
     seeds = range(options.seed, options.seed + options.seeds)
     results = []
     try:
-        with Interruption() as interruption, jax.default_device(device):
+        noted = stopping if is_first() else None
+        with Interruption(noted) as interruption, jax.default_device(device):
             for seed in seeds:
                 if len(seeds) > 1 and not options.quiet:
                     say(f"seed {seed}")

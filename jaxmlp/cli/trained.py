@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +24,9 @@ PARTS = ("train", "validation", "test")
 class Model(NamedTuple):
     """A run's network, its parameters, and what its configuration says beside.
 
-    What `jaxmlp.save` wrote has no `dataset`, and the default `options`. Parameters of an ensemble
-    are those of so many `members`, every leaf (M, …).
+    What `jaxmlp.save` wrote has no `dataset`, and the default `options`. `target` is the column of
+    the targets, or None. Parameters of an ensemble are those of so many `members`, every leaf
+    (M, …).
     """
 
     network: Network
@@ -34,6 +36,7 @@ class Model(NamedTuple):
     classes: list[str] | None
     features: list[str] | None
     options: Train
+    target: str | None
     members: int | None = None
 
 
@@ -64,6 +67,7 @@ def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
     if (
         not isinstance(dataset, dict)
         or not isinstance(content.get("name", ""), str)
+        or not isinstance(content.get("target", ""), (str, NoneType))
         or not all(_are_names(content.get(key), n) for key, n in names.items())
     ):
         raise ValueError(
@@ -72,6 +76,7 @@ def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
     classes = content.get("classes")
     if classes is None and "name" not in content and network.loss == "softmax_cross_entropy":
         classes = [str(number) for number in range(network.sizes[-1])]
+    options = Train() if options is None else saved_options(run, options)
     return Model(
         network=network,
         params=params,
@@ -79,7 +84,8 @@ def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
         dataset=content.get("name"),
         classes=classes,
         features=content.get("features"),
-        options=Train() if options is None else saved_options(run, options),
+        options=options,
+        target=content.get("target", options.target),
         members=members,
     )
 
@@ -122,7 +128,7 @@ def load_data(
     if name is None or is_own(name):
         table = (options.dataset if name is None else name).lower().endswith(".csv")
         arguments = {
-            "target": options.target if table else None,
+            "target": model.target if table else None,
             "regression": REGRESSION[options.targets],
         }
     if name is None:

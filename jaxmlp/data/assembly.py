@@ -97,6 +97,7 @@ def read_dataset(
         features=contents.features,
         scaling=PIXELS if contents.inputs.dtype == np.uint8 else None,
         image_shape=contents.image_shape,
+        target=contents.target,
     )
 
 

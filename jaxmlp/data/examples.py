@@ -26,7 +26,8 @@ class Dataset(NamedTuple):
     `source` says where the data was read from. `validation` and `test` are None where there are
     none. `classes` holds the name of each class, None for a regression, and `features` the name of
     each input, None where they have none. `scaling` is what the inputs go through before the first
-    layer. `image_shape` is (rows, columns) where each input is an image, row after row.
+    layer. `image_shape` is (rows, columns) where each input is an image, row after row. `target` is
+    the name of the column that the targets are from, None where they are from none.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dataset(NamedTuple):
     features: tuple[str, ...] | None = None
     scaling: Scaling | None = None
     image_shape: tuple[int, int] | None = None
+    target: str | None = None
 
     @property
     def n_outputs(self) -> int:

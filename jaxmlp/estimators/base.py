@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import scipy.optimize
 from sklearn.exceptions import ConvergenceWarning
@@ -20,6 +21,7 @@ from jaxmlp.estimators.stochastic import Stochastic
 from jaxmlp.estimators.training import OptimizerState
 from jaxmlp.evaluation import predictions
 from jaxmlp.influence import influence, self_influence
+from jaxmlp.network import Network, Parameters
 
 
 class BaseMLP(Stochastic):
@@ -223,6 +225,26 @@ class BaseMLP(Stochastic):
         with self._computing(dtype):
             outputs = [predictions(one._network(), one._params(), X) for one in members]
             return np.asarray(outputs[0]) if len(members) == 1 else np.mean(outputs, axis=0)
+
+    def to_network(self, dtype: Any = "float32") -> tuple[Network, Parameters]:
+        """Return the fitted network and its parameters, as the rest of jaxmlp takes them.
+
+        So `jaxmlp.save` writes it, `jaxmlp.exports.export` makes ONNX or a state dict of it, and
+        `jaxmlp.loss` has its gradients. Its outputs are the columns of `predict_proba`, or for two
+        classes the second of them.
+
+        Args:
+            dtype: Of the parameters; float64 needs JAX's 64-bit mode wherever they are used.
+
+        Returns:
+            The pair (network, params); with `n_ensembles` above 1 every leaf is (M, …).
+        """
+        check_is_fitted(self)
+        members = [one._params() for one in getattr(self, "estimators_", [self])]
+        params = jax.tree.map(lambda *leaves: np.stack(leaves).astype(dtype), *members)
+        if len(members) == 1:
+            params = jax.tree.map(lambda leaf: leaf[0], params)
+        return self._network(), params
 
     def per_example_loss(self, X: Any, y: Any) -> np.ndarray:
         """Return the loss of each example (N,), without the penalty on the weights.

@@ -299,8 +299,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 f"class_weight: expected None for several labels, got {self.class_weight}"
             )
         if isinstance(self.class_weight, dict):
+            # As scikit-learn: a fold may lack a class that has a weight; a misspelt one is told.
+            unweighted = [label for label in self.classes_ if label not in self.class_weight]
             for label, weight in self.class_weight.items():
-                if label not in self.classes_:
+                if unweighted and label not in self.classes_:
                     raise ValueError(f"class_weight: expected classes of y, got {label!r}")
                 if not isinstance(weight, numbers.Real) or not 0 <= float(weight) < np.inf:
                     raise ValueError(f"class_weight: expected numbers ≥ 0, got {weight!r}")

@@ -40,11 +40,29 @@ class Solver(NamedTuple):
         def first(params: Any) -> Any:
             return self.transformation(numbers, 0).init(params)
 
+        if not isinstance(self.rule, str):
+            return self._first_of_optax(self.rule, params)
         if self.rule not in ("sgd", "adam"):
             return first(params)
         # Zeros of these shapes, on the host: computing them would compile eight small programs.
         shapes = jax.eval_shape(first, params)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def _first_of_optax(self, rule: optax.GradientTransformation, params: Parameters) -> Any:
+        """Return the first state of a transformation, which is to need no more than the gradient.
+
+        Raises:
+            ValueError: It needs more, such as the loss.
+        """
+        state, update = rule.init(params), rule.update  # pyright: ignore[reportArgumentType]
+        try:
+            jax.eval_shape(update, params, state, params)
+        except TypeError as error:
+            raise ValueError(
+                "solver: expected a transformation of optax that needs the gradient alone, got one "
+                f"whose update cannot be called with it: {error}"
+            ) from error
+        return state
 
     def update(self, gradient: Any, state: Any, params: Any, numbers: Any, steps: Any) -> Any:
         """Return what to add to the parameters, and the state after it."""

@@ -33,11 +33,15 @@ def poisson_batches(
         (steps, size) int32: numbers of examples, in no order that matters, then −1.
 
     Raises:
-        TypeError: A rate that is no number.
+        TypeError: A rate that is no number, or no generator of NumPy's.
         ValueError: Numbers out of their range.
         OverflowError: A batch has more than `size` examples: leaving some out would be another
             sampling than the accountant reckons with.
     """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            f"rng: expected a numpy.random.Generator, as of default_rng(), got {type(rng).__name__}"
+        )
     check_sampling(n_examples, rate)
     rows = np.full((steps, size), -1, np.int32)
     # A binomial number of them, and then any so many: the same as a draw for every example.

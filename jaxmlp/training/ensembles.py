@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxmlp.evaluation import checked_examples
+from jaxmlp.evaluation import check_some_weight, checked_examples
 from jaxmlp.network import Network, Parameters, check_members
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import on_host, own, placement_on
@@ -188,6 +188,7 @@ def fit_ensemble(
         check_count("members_per_pass", members_per_pass)
     check_count("group", group)
     examples, left = checked_examples(network, one, inputs, targets, sample_weight, scaling)
+    check_some_weight(examples[2])
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
     rows = checked_widths(network, widths, count)

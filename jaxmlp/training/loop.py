@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxmlp.batch import Batch
 from jaxmlp.data.stored import StoredInputs
-from jaxmlp.evaluation import checked_examples, chunks
+from jaxmlp.evaluation import check_some_weight, checked_examples, chunks
 from jaxmlp.network import Network, Parameters, check_parameters
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import placement_on
@@ -201,6 +201,8 @@ def fit(
             # As they are: brought to the largest one, they would depend on one another.
             weights = as_host_array("sample_weight", sample_weight).astype(examples[2].dtype)
             examples = *examples[:2], weights
+        if not settings.private:  # what weights of 0 there are is nobody's business then
+            check_some_weight(examples[2])
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
     if not isinstance(callbacks, Sequence):

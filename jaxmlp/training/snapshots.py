@@ -102,8 +102,14 @@ def check_resumable(
         mechanism: Its noise multiplier, sampling rate and clip norm, where it is private.
 
     Raises:
+        TypeError: It is no snapshot.
         ValueError: It is of another training, or its arrays are gone.
     """
+    if not isinstance(snapshot, Snapshot):
+        raise TypeError(
+            "resume: expected a snapshot, which `fit` gives its callbacks beside the record, got "
+            f"{type(snapshot).__name__}"
+        )
 
     def shapes(state: TrainingState) -> Any:
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)

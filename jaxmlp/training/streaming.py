@@ -20,7 +20,13 @@ from jax.typing import ArrayLike
 
 from jaxmlp.batch import Batch, check_batch
 from jaxmlp.data.stored import StoredInputs
-from jaxmlp.evaluation import aligned_zeros, checked_targets, checked_weights, scaled_weights
+from jaxmlp.evaluation import (
+    aligned_zeros,
+    check_some_weight,
+    checked_targets,
+    checked_weights,
+    scaled_weights,
+)
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling, prepared_inputs
 from jaxmlp.training.distributed import Placement, placed
@@ -202,8 +208,7 @@ def checked_stored(
         raise ValueError(f"inputs: expected at most 2^31 - 1 rows, got {len(inputs)}")
     weights = checked_weights(np.ones(len(inputs)) if weights is None else weights, wide)
     counted = weights > 0
-    if not counted.any():
-        raise ValueError("sample_weight: expected a number above 0, got none")
+    check_some_weight(weights)
     _, left = prepared_inputs(scaling, np.zeros((1, inputs.shape[1]), inputs.dtype), dtype)
     return StoredExamples(
         inputs,
