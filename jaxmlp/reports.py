@@ -19,6 +19,7 @@ from jaxmlp.validation import as_host_array, check_classes
 
 _SHOWN = 20  # the most classes whose confusion matrix is readable as text
 _NAME = 24  # characters of a name that are shown
+_HEADING = 8  # of one that heads a column
 
 
 class Classification(NamedTuple):
@@ -49,22 +50,26 @@ class Classification(NamedTuple):
 
     def __str__(self) -> str:
         columns = np.column_stack([self.precision, self.recall, self.f1])
-        rows = [(name, *row) for name, row in zip(self.names, columns, strict=True)]
-        rows.append(("mean over classes", *columns.mean(axis=0)))
+        names = _cut(self.names, _NAME)
+        rows = [(name, *row) for name, row in zip(names, columns, strict=True)]
+        # A class that is neither there nor predicted has no part in the mean.
+        met = np.full(len(columns), True)
+        if self.confusion is not None:
+            met = self.confusion.any(axis=0) | self.confusion.any(axis=1)
+        rows.append(("mean over classes", *columns[met].mean(axis=0)))
         support = [*self.support, self.support.sum()]
         lines = _table(
             ("", "precision", "recall", "F1", "support"),
             [
-                (_shortened(name), *(f"{value:.4f}" for value in values), _count(number))
+                (name, *(f"{value:.4f}" for value in values), _count(number))
                 for (name, *values), number in zip(rows, support, strict=True)
             ],
         )
         lines += ["", f"accuracy {self.accuracy:.4f}"]
         if self.confusion is not None and len(self.names) <= _SHOWN:
-            names = [_shortened(name) for name in self.names]
             lines += ["", "row: the class, column: predicted as", ""]
             lines += _table(
-                ("", *(name[:8] for name in names)),
+                ("", *_cut(self.names, _HEADING)),
                 [
                     (name, *map(_count, row))
                     for name, row in zip(names, self.confusion, strict=True)
@@ -94,14 +99,11 @@ class Regression(NamedTuple):
         return _to_json(self)
 
     def __str__(self) -> str:
-        rows = zip(self.names, self.rmse, self.mae, self.r2, strict=True)
+        rows = zip(_cut(self.names, _NAME), self.rmse, self.mae, self.r2, strict=True)
         return "\n".join(
             _table(
                 ("output", "RMSE", "MAE", "R²"),
-                [
-                    (_shortened(name), f"{rmse:.6g}", f"{mae:.6g}", f"{r2:.4f}")
-                    for name, rmse, mae, r2 in rows
-                ],
+                [(name, f"{rmse:.6g}", f"{mae:.6g}", f"{r2:.4f}") for name, rmse, mae, r2 in rows],
             )
         )
 
@@ -364,8 +366,19 @@ def _count(number: float) -> str:
     return f"{number:.0f}" if number == round(number) else f"{number:.2f}"
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+def _cut(names: Sequence[str], length: int) -> list[str]:
+    """Return names of so many characters at most: their beginnings, or where these are the same
+    beginnings and ends; whole where those are the same too."""
+    head = length // 2
+    ways = (
+        lambda name: name[: length - 1] + "…",
+        lambda name: name[:head] + "…" + name[head + 1 - length :],
+    )
+    for way in ways:
+        cut = [name if len(name) <= length else way(name) for name in names]
+        if len(set(cut)) == len(set(names)):
+            return cut
+    return list(names)
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -84,6 +84,7 @@ def test_evaluate_finds_the_targets_by_the_name_of_their_column(succeed, command
     data = load_dataset("houses.csv")
     places = np.arange(data.train.inputs.shape[1])[::-1]
     columns = [data.train.targets[:, 0], *data.train.inputs.T[places], np.zeros(60)]
+    assert data.features is not None
     header = (data.target, *(data.features[place] for place in places), "more")
     write_csv(Path("rooms.csv"), header, *columns)
     output = succeed("evaluate", "houses", "--dataset", "rooms.csv")

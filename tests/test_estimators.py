@@ -204,12 +204,13 @@ def test_a_class_that_a_fold_lacks_may_have_a_weight():
     X, y = DIGITS
     few = y < 3
     weights = {0: 1.0, 1: 2.0, 2: 0.5}
-    one = MLPClassifier((8,), random_state=0, max_iter=3, class_weight=weights)
-    more = clone(one).set_params(class_weight=weights | {9: 4.0})
+    one: Any = MLPClassifier((8,), random_state=0, max_iter=3, class_weight=weights)
+    copied: Any = clone
+    more = copied(one).set_params(class_weight=weights | {9: 4.0})
     for own in (one, more):
         own.fit(X[few], y[few])
     np.testing.assert_array_equal(one.coefs_[0], more.coefs_[0])
-    misspelt = clone(one).set_params(class_weight={0: 1.0, 1: 2.0, 22: 0.5})
+    misspelt = copied(one).set_params(class_weight={0: 1.0, 1: 2.0, 22: 0.5})
     with pytest.raises(ValueError, match="^class_weight: expected classes of y, got 22$"):
         misspelt.fit(X[few], y[few])
 
@@ -218,18 +219,16 @@ def test_a_class_that_a_fold_lacks_may_have_a_weight():
 @pytest.mark.parametrize("task", ["ten classes", "two classes", "numbers"])
 def test_the_network_of_a_fitted_estimator_is_one_of_jaxmlp_s(task, n_ensembles, tmp_path):
     X, y = {"ten classes": DIGITS, "two classes": CANCER, "numbers": DIABETES}[task]
-    kind = MLPRegressor if task == "numbers" else MLPClassifier
+    kind: Any = MLPRegressor if task == "numbers" else MLPClassifier
     options = {"activation": "logistic", "max_iter": 3, "n_ensembles": n_ensembles}
     model = kind(hidden_layer_sizes=(8, 4), **options).fit(X, y)
     network, params = model.to_network()
     jaxmlp.save(tmp_path / "model", network, params)
     again, read, metadata = jaxmlp.load(tmp_path / "model")
     assert metadata.get("members", 1) == n_ensembles
-    predict = jaxmlp.predictions
+    predict: Any = jaxmlp.predictions
     if n_ensembles > 1:
-
-        def predict(*arguments):
-            return jaxmlp.ensemble_predictions(*arguments).mean
+        predict = lambda *own: jaxmlp.ensemble_predictions(*own).mean  # noqa: E731
 
     outputs = np.asarray(predict(again, read, X))
     expected = model.predict(X)[:, None] if task == "numbers" else model.predict_proba(X)
@@ -241,7 +240,7 @@ def test_the_network_of_a_fitted_estimator_is_one_of_jaxmlp_s(task, n_ensembles,
         wide = np.asarray(predict(*model.to_network("float64"), X))
         np.testing.assert_allclose(wide, expected, rtol=1e-12, atol=1e-12)
     with pytest.raises(NotFittedError):
-        clone(model).to_network()
+        kind().to_network()
 
 
 def test_a_validation_set_of_one_s_own():

@@ -102,6 +102,11 @@ def test_a_class_that_is_neither_there_nor_predicted_has_figures_of_0_and_its_ro
     assert isinstance(got, Classification) and got.confusion is not None
     assert got.names == ("0", "1", "2", "3") and got.confusion.shape == (4, 4)
     np.testing.assert_array_equal(got.f1, [1, 1, 0, 0])
+    mean = next(line for line in str(got).splitlines() if line.startswith("mean over classes"))
+    assert mean.split()[3:6] == ["1.0000"] * 3  # of the two that are there
+    wrong = str(report(*identity(4), Examples(rows([0, 2], 4), np.array([0, 1]))))
+    mean = next(line for line in wrong.splitlines() if line.startswith("mean over classes"))
+    assert mean.split()[3:6] == ["0.3333"] * 3  # what is predicted counts, there or not
 
 
 def test_the_accuracy_is_that_of_evaluate():
@@ -277,7 +282,16 @@ def test_the_figures_are_json_also_where_one_is_not_defined():
 def test_long_names_and_many_classes_stay_readable():
     names = [f"a class with a long name, number {i}" for i in range(20)]
     text = str(report(*identity(20), Examples(rows([3], 20), np.array([3])), names))
-    assert "a class with a long nam…" in text and "column: predicted as" in text
+    assert "a class with…, number 17" in text and "column: predicted as" in text
+    assert (
+        "a cl…r 1" not in text and "a class with a long name, number 17" in text.splitlines()[-21]
+    )
+    names = ["customer_bad", "customer_good"]
+    text = str(report(*identity(2), Examples(rows([0, 1], 2), np.array([0, 1])), names))
+    assert "cust…bad  cust…ood" in text and "customer_bad  " in text
+    names = ["a name that is longer than a heading", "another"]
+    text = str(report(*identity(2), Examples(rows([0, 1], 2), np.array([0, 1])), names))
+    assert "a name …  another" in text and "a name that is longer t…" in text
     text = str(report(*identity(21), Examples(rows([3], 21), np.array([3]))))
     assert "column: predicted as" not in text
 
