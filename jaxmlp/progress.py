@@ -29,13 +29,18 @@ def say(text: str) -> None:
             raise type(error)(f"standard output: cannot be written: {error.strerror}") from error
 
 
+def shown_loss(loss: float) -> str:
+    """Return a loss with four decimals, or four digits where those would say nothing."""
+    return f"{loss:.4f}" if loss == 0 or 1e-3 <= abs(loss) < 1e5 else f"{loss:.4g}"
+
+
 def epoch_line(record: Mapping[str, float], epochs: int) -> str:
     """Return the line of one epoch: losses, accuracies, epsilon, seconds, examples a second."""
     shown = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
     for key in record:
         name, _, ending = key.rpartition("_")
         if ending == "loss":
-            shown.append(f"{name} loss {record[key]:.4f}")
+            shown.append(f"{name} loss {shown_loss(record[key])}")
             if f"{name}_accuracy" in record:
                 shown.append(f"accuracy {record[f'{name}_accuracy']:.4f}")
     if "epsilon" in record:

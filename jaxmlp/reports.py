@@ -367,8 +367,10 @@ def _count(number: float) -> str:
 
 
 def _cut(names: Sequence[str], length: int) -> list[str]:
-    """Return names of so many characters at most: their beginnings, or where these are the same
-    beginnings and ends; whole where those are the same too."""
+    """Return names cut to a length: to their beginnings, or to beginnings and ends.
+
+    Whole, where two of them would be the same in either way.
+    """
     head = length // 2
     ways = (
         lambda name: name[: length - 1] + "…",

@@ -195,7 +195,14 @@ TRAIN = {
     ),
     "a loss of classes for numbers": (
         None, "--dataset houses.csv --loss softmax_cross_entropy",
-        "unknown loss 'softmax_cross_entropy': expected one of squared_error, poisson",
+        "loss: expected squared_error or poisson for numbers, got softmax_cross_entropy (--targets",
+    ),
+    "a loss of numbers for classes": (
+        None, "--dataset animals.csv --loss poisson",
+        "loss: expected softmax_cross_entropy or sigmoid_binary_cross_entropy or squared_error for",
+    ),
+    "a loss that is none": (
+        None, "--dataset animals.csv --loss hinge", "unknown loss 'hinge': expected one of softmax",
     ),
     "weights of classes for numbers": (
         None, "--dataset houses.csv --class-weight balanced",

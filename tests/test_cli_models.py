@@ -96,6 +96,24 @@ def test_evaluate_finds_the_targets_by_the_name_of_their_column(succeed, command
     assert status == 2 and f"unknown target column {data.target!r}" in errors
 
 
+def test_a_run_finds_its_files_from_any_folder(succeed, command, monkeypatch):
+    files = ("--dataset", "animals.csv", "--test-file", "animals-test.csv")
+    succeed("train", *files, *TINY, "--output", "files")
+    here = succeed("evaluate", "files")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert succeed("evaluate", "../files") == here
+    assert succeed("evaluate", "../files", "--part", "train").startswith("60 examples")
+    Path("animals.csv").write_text("what is here comes first")
+    status, _, errors = command("evaluate", "../files")
+    assert status == 2 and errors.startswith("jaxmlp: animals.csv: ")
+    config = json.loads(Path("../files/config.json").read_text())
+    config["dataset"]["folder"] = 3
+    Path("../files/config.json").write_text(json.dumps(config))
+    status, _, errors = command("evaluate", "../files")
+    assert status == 2 and "not a run's configuration: its dataset is" in errors
+
+
 def test_evaluate_takes_a_part_of_a_file_and_the_run_s_target(succeed):
     inputs, names = animals(30, seed=1)
     split = np.where(np.arange(30) < 20, "train", "test")

@@ -258,7 +258,8 @@ def test_classes_weigh_as_they_are_told(train):
 
 
 def test_a_class_weight_is_a_sample_weight(train):
-    train("animals.csv", "--output", "run", "--class-weight", "owl=3", "dog=0")
+    said = train("animals.csv", "--output", "run", "--class-weight", "owl=3", "dog=0")
+    assert "weights    owl=3 dog=0: the training figures are weighted, the others are not" in said
     weights = np.array([{"cat": 1.0, "dog": 0.0, "owl": 3.0}[name] for name in animals()[1]])
     assert_saved("run", fitted(sample_weight=weights, **DEFAULTS))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from files import message_of
 
-from jaxmlp.progress import Progress, epoch_line
+from jaxmlp.progress import Progress, epoch_line, shown_loss
 
 RECORD = {
     "epoch": 1,
@@ -78,6 +78,15 @@ def numbers(lines):
 
 
 # The line of an epoch.
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [(0.0, "0.0000"), (0.51234, "0.5123"), (0.00123, "0.0012"), (1.2345e-5, "1.234e-05"),
+     (99999.0, "99999.0000"), (906485678.08, "9.065e+08"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_a_loss_has_digits_whatever_its_size(loss, shown):
+    assert shown_loss(loss) == shown
 
 
 def test_the_line_of_an_epoch_has_every_loss_and_accuracy_that_is_there():

@@ -283,9 +283,7 @@ def test_long_names_and_many_classes_stay_readable():
     names = [f"a class with a long name, number {i}" for i in range(20)]
     text = str(report(*identity(20), Examples(rows([3], 20), np.array([3])), names))
     assert "a class with…, number 17" in text and "column: predicted as" in text
-    assert (
-        "a cl…r 1" not in text and "a class with a long name, number 17" in text.splitlines()[-21]
-    )
+    assert "a cl…r 9  a cl… 10" in text  # no two are cut to the same
     names = ["customer_bad", "customer_good"]
     text = str(report(*identity(2), Examples(rows([0, 1], 2), np.array([0, 1])), names))
     assert "cust…bad  cust…ood" in text and "customer_bad  " in text

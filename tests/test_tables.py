@@ -285,8 +285,17 @@ FAULTS = {
     ),
     "one class": (
         "a,y\n1,x\n2,x\n",
-        "expected examples of at least two classes for training, got 'x' only (regression=True "
-        "takes integers as numbers)",
+        "expected examples of at least two classes for training, got 'x' only",
+    ),
+    "one integer": (
+        "a,y\n1,3\n2,3\n",
+        "expected examples of at least two classes for training, got 3 only (--targets numbers, or "
+        "regression=True, takes integers as numbers)",
+    ),
+    "a column of words that is not the last": (
+        "a,kind,y\n1,x,2\n2,z,3\n",
+        "expected a number in column 'kind' of row 2, got 'x'; the last column, 'y', is taken for "
+        "the targets: another one by --target, such as 'kind'",
     ),
     "a negative weight": (
         "a,y,sample_weight\n1,x,1\n2,y,-1\n",

@@ -67,6 +67,7 @@ def about_run(options: Train, data: Dataset) -> dict[str, Any]:
             "classes": data.classes,
             "features": data.features,
             "target": data.target,
+            "folder": str(Path.cwd()),
             "image_shape": data.image_shape,
             "fingerprint": fingerprint_of(data, options.private),
         },
@@ -105,6 +106,10 @@ def heading(
     rate = f"learning rate {options.learning_rate:g} ({options.schedule})"
     if "learning_rate" in swept:
         rate = f"{options.schedule} schedule"
+    weighted = ()
+    if options.class_weight:
+        words = " ".join(options.class_weight)
+        weighted = (f"weights    {words}: the training figures are weighted, the others are not",)
     return "\n".join(
         (
             f"device     {times}{device.device_kind} ({device.platform}), {options.dtype}, "
@@ -113,5 +118,6 @@ def heading(
             f"network    {sizes}, {activation}, {network.loss}, "
             f"{network.n_parameters:,} parameters",
             f"training   {options.optimizer}, {rate}, batches of {options.batch_size}, {seeds}",
+            *weighted,
         )
     )

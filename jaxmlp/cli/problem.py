@@ -22,6 +22,7 @@ from jaxmlp.data import (
 )
 from jaxmlp.data.stored import StoredInputs
 from jaxmlp.evaluation import checked_examples
+from jaxmlp.losses import LOSSES
 from jaxmlp.network import Network, init
 from jaxmlp.training.runs import fingerprint
 from jaxmlp.training.settings import Settings
@@ -82,6 +83,12 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
         data = standardized(data)
     known = _LOSSES_OF_NUMBERS if data.classes is None else _LOSSES_OF_CLASSES
     loss = options.loss or ("squared_error" if data.classes is None else "softmax_cross_entropy")
+    if loss not in known and loss in LOSSES:
+        kind = "numbers" if data.classes is None else "classes"
+        raise ValueError(
+            f"loss: expected {' or '.join(known)} for {kind}, got {loss} (--targets says what the "
+            "targets are)"
+        )
     check_name("loss", loss, known)
     if loss == "poisson" and data.train.targets.min() < 0:
         raise ValueError("loss: expected targets of at least 0 for poisson, got negative ones")

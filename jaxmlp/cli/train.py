@@ -41,7 +41,7 @@ from jaxmlp.cli.processes import (
 )
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, cast, init, with_mean_outputs
-from jaxmlp.progress import Progress, say
+from jaxmlp.progress import Progress, say, shown_loss
 from jaxmlp.training import models, runs
 from jaxmlp.training.checkpoints import FOLDER as CHECKPOINTS
 from jaxmlp.training.checkpoints import Checkpoints
@@ -305,11 +305,12 @@ def _finish(results: list[Record], run: Path, options: Train, seconds: float) ->
         names = *names, "epsilon"
     figure = next(name for name in names if name in results[0])
     values = np.array([result[figure] for result in results])
-    shown = f"{values[0]:.4f}"
+    form = shown_loss if figure.endswith("_loss") else "{:.4f}".format
+    shown = form(values[0])
     if options.private and figure != "epsilon":
         shown += f", epsilon {results[0]['epsilon']:.3f} at delta {options.delta:g}"
     if len(results) > 1:
         deviation = values.std(ddof=1)
-        shown = f"{values.mean():.4f} ± {deviation:.4f} over {len(values)} seeds"
+        shown = f"{form(values.mean())} ± {form(deviation)} over {len(values)} seeds"
         runs.write_summary(run, results, options.seed)
     say(f"{figure.replace('_', ' ')} {shown} after {seconds:.1f} s; saved in {run}")

@@ -25,8 +25,8 @@ class Model(NamedTuple):
     """A run's network, its parameters, and what its configuration says beside.
 
     What `jaxmlp.save` wrote has no `dataset`, and the default `options`. `target` is the column of
-    the targets, or None. Parameters of an ensemble are those of so many `members`, every leaf
-    (M, …).
+    the targets, or None, and `folder` the one in which the run was begun. Parameters of an ensemble
+    are those of so many `members`, every leaf (M, …).
     """
 
     network: Network
@@ -37,6 +37,7 @@ class Model(NamedTuple):
     features: list[str] | None
     options: Train
     target: str | None
+    folder: str | None
     members: int | None = None
 
 
@@ -68,6 +69,7 @@ def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
         not isinstance(dataset, dict)
         or not isinstance(content.get("name", ""), str)
         or not isinstance(content.get("target", ""), (str, NoneType))
+        or not isinstance(content.get("folder", ""), str)
         or not all(_are_names(content.get(key), n) for key, n in names.items())
     ):
         raise ValueError(
@@ -86,6 +88,7 @@ def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
         features=content.get("features"),
         options=options,
         target=content.get("target", options.target),
+        folder=content.get("folder"),
         members=members,
     )
 
@@ -131,11 +134,16 @@ def load_data(
             "target": model.target if table else None,
             "regression": REGRESSION[options.targets],
         }
+    source: str | Path = options.dataset if name is None else name
     if name is None:
-        data_dir = data_dir or options.data_dir
-        for argument in ("validation_fraction", "validation_file", "test_file", "seed", "stream"):
+        data_dir = data_dir or _found(options.data_dir, model.folder)
+        for argument in ("validation_fraction", "seed", "stream"):
             arguments[argument] = getattr(options, argument)
-    data = load_dataset(options.dataset if name is None else name, data_dir, **arguments)
+        for argument in ("validation_file", "test_file"):
+            arguments[argument] = _found(getattr(options, argument), model.folder)
+        if is_own(source):
+            source = _found(Path(source), model.folder) or source
+    data = load_dataset(source, data_dir, **arguments)
     _check_same(model, data)
     if name is None:
         try:
@@ -143,6 +151,14 @@ def load_data(
         except ValueError as error:  # it may be meant, and is then to be known
             warn(error)
     return data
+
+
+def _found(path: Path | None, folder: str | None) -> Path | None:
+    """Return a path of a run's options, which may be relative to where the run was begun."""
+    if path is None or folder is None or path.expanduser().exists():
+        return path
+    there = Path(folder, path)
+    return there if there.exists() else path
 
 
 def part_of(data: Dataset, part: str | None, order: Sequence[str]) -> tuple[str, Examples]:

@@ -15,6 +15,7 @@ from jaxmlp.data.splits import subset
 from jaxmlp.data.tables import read_table
 from jaxmlp.scaling import PIXELS
 
+_AS_NUMBERS = " (--targets numbers, or regression=True, takes integers as numbers)"
 SUFFIXES = (".npz", ".csv")
 
 
@@ -67,7 +68,7 @@ def read_dataset(
         if len(classes) < 2:
             raise ValueError(
                 f"{contents.path}: expected examples of at least two classes for training, got "
-                f"{classes[0]!r} only (regression=True takes integers as numbers)"
+                f"{classes[0]!r} only{_AS_NUMBERS * (kind == 'integers')}"
             )
     whole = _examples(contents, kind, classes)
     train = whole if train_rows is None else subset(whole, train_rows)

@@ -209,7 +209,16 @@ def read_table(path: str | os.PathLike[str], target: str | None = None) -> Conte
         )
     inputs, targets, weights, split, lines = [], [], [], [], []
     for block in table.blocks():
-        inputs.append(table.numbers(block, columns))
+        try:
+            inputs.append(table.numbers(block, columns))
+        except ValueError as error:
+            words = [own for own in columns if not any(map(is_number, block.column(own)))]
+            if target is not None or not words:
+                raise
+            raise ValueError(
+                f"{error}; the last column, {table.header[place]!r}, is taken for the targets: "
+                f"another one by --target, such as {table.header[words[0]]!r}"
+            ) from None
         targets += block.column(place)
         lines += block.lines
         if WEIGHT in table.header:
