@@ -5,7 +5,7 @@ that computes with them. Columns of a table are standardised by the figures of i
 the host and in float64: a column may be large and vary little.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -109,3 +109,55 @@ def scaling_of(mean: np.ndarray, spread: np.ndarray) -> Scaling:
     # What is left of a constant column after its mean is taken away is rounding.
     constant = spread <= 10 * np.finfo(np.float64).eps * np.abs(mean)
     return Scaling(mean, 1 / np.where(constant, 1, spread))
+
+
+class TargetScaling(NamedTuple):
+    """How targets (N, K) are brought to mean 0 and standard deviation 1, column by column.
+
+    A network that was trained on them predicts the targets as they were once it is `folded`.
+
+    Attributes:
+        mean: (K,), float64.
+        deviation: (K,), float64; 1 for a column of one value.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    def applied(self, targets: np.ndarray) -> np.ndarray:
+        """Return targets (N, K), scaled, in float32."""
+        return ((targets.astype(np.float64) - self.mean) / self.deviation).astype(np.float32)
+
+    def folded(self, params: Any) -> Any:
+        """Return the parameters of a network, with biases and numbers as outputs, in other units.
+
+        The outputs z become deviation · z + mean: the last layer is multiplied and shifted, in
+        float64 and then rounded.
+        """
+        *hidden, last = params
+        wide = np.asarray(last.weight, np.float64), np.asarray(last.bias, np.float64)
+        weight, bias = wide[0] * self.deviation[:, None], wide[1] * self.deviation + self.mean
+        new = (
+            jnp.asarray(array, own.dtype)
+            for array, own in zip((weight, bias), (last.weight, last.bias), strict=True)
+        )
+        return (*hidden, type(last)(*new))
+
+
+def target_scaling(targets: np.ndarray, weights: np.ndarray | None = None) -> TargetScaling:
+    """Return the scaling to mean 0 and standard deviation 1 of targets (N, K).
+
+    Args:
+        targets: (N, K), N ≥ 1.
+        weights: (N,), not negative and not all 0, or None: rows of weight 0 do not count.
+
+    Returns:
+        The scaling.
+
+    Example:
+        >>> scaling = target_scaling(np.array([[10.0], [30.0]]))
+        >>> scaling.applied(np.array([[40.0]]))
+        array([[2.]], dtype=float32)
+    """
+    shift, factor = standardization(targets, weights)
+    return TargetScaling(np.asarray(shift), 1 / np.asarray(factor))

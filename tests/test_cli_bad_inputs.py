@@ -201,6 +201,22 @@ TRAIN = {
         None, "--dataset animals.csv --loss poisson",
         "loss: expected softmax_cross_entropy or sigmoid_binary_cross_entropy or squared_error for",
     ),
+    "standardized classes": (
+        None, "--dataset animals.csv --standardize-targets",
+        "standardize_targets: expected numbers to predict by the squared error, got others",
+    ),
+    "standardized counts": (
+        None, "--dataset houses.csv --loss poisson --standardize-targets",
+        "standardize_targets: expected numbers to predict by the squared error, got others",
+    ),
+    "standardized without biases": (
+        None, "--dataset houses.csv --no-bias --standardize-targets",
+        "standardize_targets: expected biases, which take the mean up, got others",
+    ),
+    "standardized in halves": (
+        None, "--dataset houses.csv --dtype bfloat16 --standardize-targets",
+        "standardize_targets: expected float32 or float64, which hold numbers of any size, got oth",
+    ),
     "a loss that is none": (
         None, "--dataset animals.csv --loss hinge", "unknown loss 'hinge': expected one of softmax",
     ),
@@ -485,7 +501,8 @@ MODELS = {
         None, "evaluate animals --dataset no.csv", "no.csv: expected a readable csv file",
     ),
     "evaluate: the run's own file is gone": (
-        lambda: Path("animals.csv").unlink(), "evaluate animals", "animals.csv: expected a read",
+        lambda: (Path("animals.csv").unlink(), dataset(folder="gone")()),
+        "evaluate animals", "animals.csv: expected a read",
     ),
     "evaluate: the run's own file has other columns": (
         lambda: csv(header=("weight", "height", "tail", "animal"), path="animals.csv"),

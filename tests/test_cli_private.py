@@ -260,6 +260,9 @@ REFUSED = {
     "standardised inputs": (
         COMPLETE + "--standardize", "standardize: expected none with --private: means and deviati",
     ),
+    "standardized targets": (
+        COMPLETE + "--standardize-targets", "standardize_targets: expected none with --private: me",
+    ),
     "balanced classes": (
         COMPLETE + "--class-weight balanced", "class_weight: expected CLASS=WEIGHT with --private",
     ),

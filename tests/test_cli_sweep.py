@@ -5,12 +5,15 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
-from command import TINY, ended, same_model, start, tree, write_data
+from command import TINY, ended, same_model, start, tree, write_csv, write_data
 from safetensors.numpy import load_file
 
+import jaxmlp
+from jaxmlp.data import load_dataset
 from jaxmlp.training import sweep_folder
 
 pytestmark = pytest.mark.slow  # on the default Python alone
@@ -110,6 +113,22 @@ def test_a_regression_and_a_picture(command, tmp_path):
     first = json.loads((tmp_path / "out/best/metrics.jsonl").read_text().splitlines()[0])
     # It begins at the mean of the targets: half their variance is 1.6, half their mean square 17.
     assert first["train_loss"] < 4
+
+
+def test_the_best_of_standardized_targets_predicts_what_was_read(command, tmp_path):
+    data = load_dataset("houses.csv")
+    assert data.features is not None
+    inputs, prices = data.train.inputs, 1e6 * data.train.targets[:, 0]
+    write_csv(Path("large.csv"), (*data.features, "price"), *inputs.T, prices)
+    options = ("--dataset", "large.csv", "--standardize", "--standardize-targets", *TINY)
+    rates = ("--learning-rate", 0.01, 0.1, "--epochs", 60)
+    result = command("sweep", *options, *rates, "--output", "out")
+    assert (result.status, result.errors) == (0, "")
+    assert float(rows(tmp_path / "out")[0]["validation_loss"]) < 0.1  # of 0.5
+    network, params, metadata = jaxmlp.load("out/best")
+    got = jaxmlp.predictions(network, params, inputs, scaling=metadata["scaling"])
+    assert np.corrcoef(np.asarray(got)[:, 0], prices)[0, 1] > 0.95
+    assert np.std(np.asarray(got)[:, 0] - prices) < 0.3 * prices.std()
 
 
 def test_a_setting_that_diverges_is_last_and_all_are_a_failed_run(command, tmp_path):

@@ -7,6 +7,7 @@ import re
 import resource
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from command import (
     same_model,
     start,
     tree,
+    write_csv,
     write_data,
     write_mnist,
 )
@@ -150,6 +152,52 @@ def test_numbers_are_a_regression(train):
     assert float(lines[-1].split()[2]) < 0.1  # half the variance of the price is 1.6
     assert config("run")["network"]["loss"] == "squared_error"
     assert config("run")["dataset"]["classes"] is None
+
+
+def large_houses(scale=1e6):
+    """houses.csv with prices in other units, and a fifth of them for testing."""
+    data = load_dataset("houses.csv")
+    split = np.where(np.arange(60) % 5 == 0, "test", "train")
+    columns = *data.train.inputs.T, scale * data.train.targets[:, 0], split
+    assert data.features is not None
+    write_csv(Path("large.csv"), (*data.features, "price", "split"), *columns)
+    return load_dataset("large.csv")
+
+
+LARGE = ("--standardize", "--epochs", 60, "--learning-rate", 0.05)
+
+
+def test_a_regression_on_standardized_targets_predicts_what_was_read(train, command):
+    data: Any = large_houses()
+    lines = train("large.csv", *LARGE, "--output", "as-read")
+    assert any(line.startswith("targets    of standard deviation 1.") for line in lines)
+    lines = train("large.csv", *LARGE, "--standardize-targets", "--seeds", 2, "--output", "run")
+    assert "targets    standardized: losses are of these, the model predicts what was read" in lines
+    wanted, error = data.test.targets, 0.0
+    for seed in range(2):
+        network, params, metadata = jaxmlp.load(f"run/seed-{seed}")
+        got = jaxmlp.predictions(network, params, data.test.inputs, scaling=metadata["scaling"])
+        error = float(np.sqrt(np.mean((np.asarray(got) - wanted) ** 2)))
+        assert error < 0.2 * wanted.std()
+        # The last loss is half the mean square in deviations of the training targets.
+        last = json.loads(Path(f"run/seed-{seed}/metrics.jsonl").read_text().splitlines()[-1])
+        deviation = data.train.targets.std()
+        assert last["test_loss"] == pytest.approx((error / deviation) ** 2 / 2, rel=1e-3)
+        assert config(f"run/seed-{seed}")["training"]["standardize_targets"] is True
+    evaluated = command("evaluate", "run/seed-1")
+    figures = evaluated.output.splitlines()[-1].split()
+    assert figures[0] == "price" and float(figures[1]) == pytest.approx(error, rel=1e-4)
+    assert command("evaluate", "as-read").status == 0
+
+
+def test_the_epochs_that_are_kept_are_in_the_units_that_were_read_too(train):
+    large_houses()
+    options = ("--standardize-targets", "--keep-epochs", 30, "--output", "run")
+    train("large.csv", *LARGE, *options)
+    model, last = load_file("run/model.safetensors"), load_file("run/epochs/60.safetensors")
+    for name, array in model.items():
+        np.testing.assert_array_equal(last[name], array)
+    assert max(float(np.max(np.abs(array))) for array in last.values()) > 1e5
 
 
 def test_the_standard_is_of_the_training_part_alone_and_is_kept_with_the_model(train):

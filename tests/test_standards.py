@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from files import message_of
 
 import jaxmlp.data
 from jaxmlp.data import Dataset, Examples, standardized
+from jaxmlp.scaling import target_scaling
 
 # Whether a dataset has a part for testing, say, a type checker cannot tell.
 load_dataset: Any = jaxmlp.data.load_dataset
@@ -32,6 +34,33 @@ def test_the_training_part_has_mean_0_and_deviation_1_and_alone_decides(name):
     np.testing.assert_allclose(scaled.std(axis=0), varies, atol=1e-12)
     assert data.train.inputs.dtype == before.train.inputs.dtype
     assert data.scaling.shift.dtype == data.scaling.factor.dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_targets_are_scaled_and_the_network_is_folded_into_their_units(dtype):
+    rng = np.random.default_rng(0)
+    targets = rng.normal([1e5, -3, 7], [2e4, 0.01, 0], (50, 3))
+    weights = rng.integers(3, size=50).astype(float)
+    scaling = target_scaling(targets, weights)
+    repeated = np.repeat(targets, weights.astype(int), axis=0)
+    np.testing.assert_allclose(scaling.mean, repeated.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(scaling.deviation[:2], repeated.std(axis=0)[:2], rtol=1e-9)
+    assert scaling.deviation[2] == 1  # a column of one value keeps its unit
+    scaled = scaling.applied(targets)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, (targets - scaling.mean) / scaling.deviation, atol=1e-6)
+    with jax.enable_x64(dtype == np.float64):
+        network = jaxmlp.Network((4, 5, 3), "tanh", "squared_error")
+        params = jaxmlp.init(network, jax.random.key(0), dtype)
+        x = rng.normal(size=(9, 4))
+        folded = scaling.folded(params)
+        assert {leaf.dtype for leaf in jax.tree.leaves(folded)} == {np.dtype(dtype)}
+        expected = np.asarray(jaxmlp.predictions(network, params, x), np.float64)
+        got = np.asarray(jaxmlp.predictions(network, folded, x), np.float64)
+        # A few roundings of the largest number there is.
+        bound = 8 * float(np.finfo(dtype).eps) * np.abs([1.5e5, 5, 10])
+        difference = np.abs(got - (expected * scaling.deviation + scaling.mean))
+        assert (difference <= bound).all()
 
 
 def one_part(inputs, weights=None):

@@ -16,6 +16,7 @@ from jaxmlp.data.stored import StoredInputs
 from jaxmlp.network import Network
 from jaxmlp.training.snapshots import Record
 
+_LEAST, _MOST = 0.05, 20.0  # standard deviations of targets that train well as they are
 _PICTURED = 10_000  # of training examples that are not in memory
 
 
@@ -75,6 +76,22 @@ def about_run(options: Train, data: Dataset) -> dict[str, Any]:
     }
 
 
+def _about_targets(data: Dataset, private: bool) -> list[str]:
+    """Return what is to be known of the numbers that are trained on, if anything is."""
+    scaling = data.target_scaling
+    if scaling is not None:
+        return ["targets    standardized: losses are of these, the model predicts what was read"]
+    if private:
+        return []
+    deviation = float(np.max(np.std(data.train.targets.astype(np.float64), axis=0)))
+    if deviation == 0 or _LEAST <= deviation <= _MOST:
+        return []
+    return [
+        f"targets    of standard deviation {deviation:.3g}: may train better with "
+        "--standardize-targets"
+    ]
+
+
 def heading(
     options: Train,
     network: Network,
@@ -106,10 +123,12 @@ def heading(
     rate = f"learning rate {options.learning_rate:g} ({options.schedule})"
     if "learning_rate" in swept:
         rate = f"{options.schedule} schedule"
-    weighted = ()
+    more = []
     if options.class_weight:
         words = " ".join(options.class_weight)
-        weighted = (f"weights    {words}: the training figures are weighted, the others are not",)
+        more.append(f"weights    {words}: the training figures are weighted, the others are not")
+    if network.loss == "squared_error" and data.classes is None:
+        more += _about_targets(data, private=options.private)
     return "\n".join(
         (
             f"device     {times}{device.device_kind} ({device.platform}), {options.dtype}, "
@@ -118,6 +137,6 @@ def heading(
             f"network    {sizes}, {activation}, {network.loss}, "
             f"{network.n_parameters:,} parameters",
             f"training   {options.optimizer}, {rate}, batches of {options.batch_size}, {seeds}",
-            *weighted,
+            *more,
         )
     )

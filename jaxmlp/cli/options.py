@@ -35,6 +35,10 @@ class Common:
     standardize: bool = False
     """Bring every input to mean 0 and standard deviation 1, by the training part's figures, which
     are kept with the model."""
+    standardize_targets: bool = False
+    """Train on targets of mean 0 and standard deviation 1, by the training part's figures: for a
+    regression whose numbers are large or small. The losses that are shown are of these; the saved
+    model predicts the numbers as they were."""
     class_weight: tuple[str, ...] = ()
     """`balanced`, or CLASS=WEIGHT for some classes: examples of a class count so much."""
     hidden: tuple[int, ...] = (128, 64)

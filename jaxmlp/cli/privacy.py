@@ -32,6 +32,11 @@ def check_private(options: Train) -> None:
         raise ValueError(
             f"noise_multiplier: expected it or --epsilon, for which it is solved, got {got}"
         )
+    if options.standardize_targets:
+        raise ValueError(
+            "standardize_targets: expected none with --private: mean and deviation of the training "
+            "targets would be told without noise"
+        )
     if options.standardize:
         raise ValueError(
             "standardize: expected none with --private: means and deviations of the training "

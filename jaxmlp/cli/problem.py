@@ -24,22 +24,31 @@ from jaxmlp.data.stored import StoredInputs
 from jaxmlp.evaluation import checked_examples
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Network, init
+from jaxmlp.scaling import target_scaling
 from jaxmlp.training.runs import fingerprint
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.streaming import checked_stored
 from jaxmlp.validation import check_count, check_float_dtype, check_name, check_number
 
 _LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
+_WIDE = ("float32", "float64")
 _LOSSES_OF_NUMBERS = ("squared_error", "poisson")
 _MOST_PARAMETERS = 2**40  # no machine holds them; where sizes overflow, XLA aborts the process
 
 
 def arrays(part: Examples, network: Network, data: Dataset) -> tuple[Any, ...]:
-    """Return inputs, targets and weights as the loss takes them: classes, or one-hot rows."""
+    """Return inputs, targets and weights as the loss takes them: as one-hot rows, or scaled."""
     targets = part.targets
+    if data.target_scaling is not None:
+        targets = data.target_scaling.applied(targets)
     if data.classes is not None and network.loss != "softmax_cross_entropy":
         targets = np.eye(network.sizes[-1], dtype=np.float32)[targets]
     return part.inputs, targets, part.weights
+
+
+def in_units(data: Dataset, params: Any) -> Any:
+    """Return the parameters of a network that predicts the targets as they were read."""
+    return params if data.target_scaling is None else data.target_scaling.folded(params)
 
 
 def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
@@ -92,6 +101,8 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
     check_name("loss", loss, known)
     if loss == "poisson" and data.train.targets.min() < 0:
         raise ValueError("loss: expected targets of at least 0 for poisson, got negative ones")
+    if options.standardize_targets:
+        data = _with_scaled_targets(options, data, loss)
     weighted_training(options, data)
     network = Network(
         (data.train.inputs.shape[1], *options.hidden, data.n_outputs),
@@ -119,6 +130,24 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
             )
     _check_values(options, network, data)
     return network, data, settings
+
+
+def _with_scaled_targets(options: Train, data: Dataset, loss: str) -> Dataset:
+    """Return the data with the scaling of their targets by those of the training part.
+
+    Raises:
+        ValueError: They are no numbers for a squared error, or the scaling cannot be undone.
+    """
+    needed = {
+        "numbers to predict by the squared error": data.classes is None and loss == "squared_error",
+        "biases, which take the mean up": options.bias,
+        "float32 or float64, which hold numbers of any size": options.dtype in _WIDE,
+    }
+    for what, there in needed.items():
+        if not there:
+            raise ValueError(f"standardize_targets: expected {what}, got others")
+    scaling = target_scaling(data.train.targets, data.train.weights)
+    return data._replace(target_scaling=scaling)
 
 
 def _check_precision(network: Network, dtype: str, device: Any) -> None:

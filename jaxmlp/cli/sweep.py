@@ -29,6 +29,7 @@ from jaxmlp.cli.problem import (
     arrays,
     description,
     fingerprint_of,
+    in_units,
     keys_of_seed,
     prepared,
     weighted_training,
@@ -219,10 +220,11 @@ class _Work:
             runs.remove_leftovers(options.output)
             saved = sweep_folder.read_sweep(options.output)
             if saved is not None:
+                begun = runs.as_json(kept(Sweep(), OF_THE_SWEEP)) | saved["options"]
                 for name, value in self.about["options"].items():
-                    if saved["options"].get(name) != value:
+                    if begun.get(name) != value:
                         raise ValueError(
-                            f"{name}: expected {saved['options'].get(name)}, with which "
+                            f"{name}: expected {begun.get(name)}, with which "
                             f"{options.output} was begun, got {value}"
                         )
                 if saved["fingerprint"] != self.about["fingerprint"]:
@@ -277,9 +279,8 @@ class _Work:
             scale=np.array([self.settings[number].get("scale", 1.0) for number, _ in pairs]),
         )
         if self.data.classes is None and self.network.bias:
-            last: Any = with_mean_outputs(
-                self.network, jax.tree.map(lambda leaf: leaf[0], params), *self.data.train[1:]
-            )[-1].bias
+            one = jax.tree.map(lambda leaf: leaf[0], params)
+            last: Any = with_mean_outputs(self.network, one, *self.train[1:])[-1].bias
             bias = jnp.tile(last, (len(pairs), 1))
             params = (*params[:-1], params[-1]._replace(bias=bias))
         order = jnp.stack(order_keys)[which] if self.options.own_order else order_keys[0]
@@ -350,7 +351,6 @@ class _Work:
         """Save a member as a run of its own."""
         folder = self.folder / sweep_folder.BEST
         folder.mkdir(exist_ok=True)
-        _, params = member(self.network, fitted.params, m)
         setting = self.settings[trial.setting]
         options = train_options(self.options, setting)
         about = {
@@ -361,7 +361,7 @@ class _Work:
         (folder / runs.MODEL).unlink(missing_ok=True)
         runs.write_config(folder, self.network, self.data.scaling, about)
         runs.write_metrics(folder, fitted.histories[m])
-        models.save_model(folder, params)
+        models.save_model(folder, in_units(self.data, member(self.network, fitted.params, m)[1]))
 
     def finish(self, seconds: float) -> None:
         """Write the table, the picture and the last lines."""

@@ -22,11 +22,12 @@ from jaxmlp.cli.console import (
     warn,
 )
 from jaxmlp.cli.of_runs import about_run, draw, heading
-from jaxmlp.cli.options import OF_THE_TRAINING, Train, given
+from jaxmlp.cli.options import OF_THE_TRAINING, Train, given, kept
 from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
 from jaxmlp.cli.problem import (
     arrays,
     description,
+    in_units,
     keys_of_seed,
     prepared,
     weighted_training,
@@ -148,7 +149,8 @@ class _Member:
         params = jax.block_until_ready(init(network, first_key, options.dtype))
         # The mean of private targets would be told without noise.
         if self.data.classes is None and network.bias and not options.private:
-            params = with_mean_outputs(network, params, *self.data.train[1:])
+            _, *targets = arrays(self.data.train, network, self.data)
+            params = with_mean_outputs(network, params, *targets)
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, options.keep, options.checkpoint_every)
         snapshot = shared(self._restored(checkpoints, params) if is_first() else None)
         if options.private:
@@ -162,7 +164,7 @@ class _Member:
                 runs.append_metrics(self.folder, record)
                 if options.keep_epochs and snapshot.epoch % options.keep_epochs == 0:
                     kept = cast(snapshot.state.params, options.dtype)
-                    models.save_epoch(self.folder, snapshot.epoch, kept)
+                    models.save_epoch(self.folder, snapshot.epoch, in_units(self.data, kept))
                 show.finished_epoch(record)
 
             def watch(snapshot: Snapshot) -> None:
@@ -206,7 +208,7 @@ class _Member:
                 last = f"the last good checkpoint is {place}" if place else "there is no checkpoint"
                 raise FloatingPointError(f"{error}; {last}") from error
         if is_first():
-            params = own(fitted.params)
+            params = in_units(self.data, own(fitted.params))
             models.save_model(self.folder, params)
             forget_secret(self.folder)
             if self.options.pictures:
@@ -280,6 +282,7 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
         saved = runs.training_options(options.output)
         if saved is not None:
             expected = runs.as_json(about["training"])
+            saved = runs.as_json(kept(Train(), OF_THE_TRAINING)) | saved  # from before an option
             for option, value in expected.items():
                 # Streamed or not makes no difference but in memory and time.
                 if option != "stream" and saved.get(option) != value:

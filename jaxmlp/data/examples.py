@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmlp.scaling import PIXELS, Scaling
+from jaxmlp.scaling import PIXELS, Scaling, TargetScaling
 
 
 class Examples(NamedTuple):
@@ -28,6 +28,8 @@ class Dataset(NamedTuple):
     each input, None where they have none. `scaling` is what the inputs go through before the first
     layer. `image_shape` is (rows, columns) where each input is an image, row after row. `target` is
     the name of the column that the targets are from, None where they are from none.
+    `target_scaling` is what the targets of a regression go through before they are trained on; the
+    targets here are as they were read.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Dataset(NamedTuple):
     scaling: Scaling | None = None
     image_shape: tuple[int, int] | None = None
     target: str | None = None
+    target_scaling: TargetScaling | None = None
 
     @property
     def n_outputs(self) -> int:
