@@ -136,9 +136,19 @@ def test_the_scores_are_those_of_the_library_at_the_epochs_kept(succeed, kept_ru
         scaling=metadata["scaling"],
     )  # fmt: skip
     header, text, scores = table("kept/influence.csv")
-    assert header == ["example", "class", "influence_on_5", "influence_on_0"]
+    assert header == ["example", "row", "class", "influence_on_5", "influence_on_0"]
     assert text["example"] == [str(n) for n in range(48)]
     assert text["class"] == np.array(ANIMALS)[data.train.targets].tolist()
+    # A row is a line of the file: that example's, whatever was put aside for validation.
+    lines = [line.split(",") for line in Path("animals.csv").read_text().splitlines()]
+    for row, example in zip(map(int, text["row"]), data.train.inputs, strict=True):
+        assert [float(field) for field in lines[row - 1][:3]] == example.tolist()
+    titles = re.findall(r"validation example (\d+) \(row (\d+)\): true (\w+), ", output)
+    assert [int(number) for number, _, _ in titles] == [5, 0]
+    for number, row, name in titles:
+        *fields, animal = lines[int(row) - 1]
+        assert animal == name
+        assert list(map(float, fields)) == data.validation.inputs[int(number)].tolist()
     np.testing.assert_allclose(scores, expected, **CLOSE)
     # What is printed is the extremes of each column.
     for column, block in zip(scores.T, output.split("\n\n")[1:3], strict=True):
@@ -155,15 +165,16 @@ def test_the_scores_are_those_of_the_library_at_the_epochs_kept(succeed, kept_ru
         np.testing.assert_allclose(file["self_influence"], expected, **CLOSE)
         assert file["ranking"].tolist() == np.argsort(-file["self_influence"]).tolist()
         rows = [line.split() for line in output.splitlines() if line.split()[:1] != ["rank"]]
-        printed = [row[1] for row in rows if len(row) == 4 and row[0].isdigit()]
-        assert printed == [str(n) for n in file["ranking"][:3]]
+        printed = [row[1:3] for row in rows if len(row) == 5 and row[0].isdigit()]
+        assert file["rows"].tolist() == [int(row) for row in text["row"]]
+        assert printed == [[str(n), str(file["rows"][n])] for n in file["ranking"][:3]]
     assert Path("s.png").is_file() and Path("kept/influence.png").is_file()
 
 
 def test_a_table_of_the_ranking_begins_with_the_highest(succeed, kept_run):
     succeed("influence", kept_run, "--self-influence", "--no-pictures")
     header, text, scores = table("kept/self-influence.csv")
-    assert header == ["rank", "example", "class", "self_influence"]
+    assert header == ["rank", "example", "row", "class", "self_influence"]
     assert text["rank"] == [str(n) for n in range(1, 49)]
     assert (np.diff(scores[:, 0]) <= 0).all() and scores[-1, 0] >= 0
     assert not Path("kept/self-influence.png").exists()
@@ -192,9 +203,9 @@ def test_a_regression_is_explained_by_the_targets_values(succeed):
         "1 train example of houses, by its final model alone (train --keep-epochs keeps" in output
     )
     target = load_dataset("houses.csv").train.targets[7, 0]
-    assert f"train example 7: true {target:.5g}, predicted " in output
+    assert f"train example 7 (row 9): true {target:.5g}, predicted " in output
     header, text, _ = table("houses/influence.csv")
-    assert header == ["example", "target", "influence_on_7"]
+    assert header == ["example", "row", "target", "influence_on_7"]
     assert text["target"][7] == f"{target:.5g}"
 
 
@@ -204,7 +215,7 @@ def test_the_other_losses_of_classes_are_explained_too(succeed, loss):
     succeed("train", "--dataset", "animals.csv", *TINY, *options)
     output = succeed("influence", "other", "--part", "train", "--examples", "3")
     name = np.array(ANIMALS)[load_dataset("animals.csv").train.targets[3]]
-    assert f"train example 3: true {name}, predicted " in output
+    assert f"train example 3 (row 5): true {name}, predicted " in output
     network, params, _ = jaxmlp.load("other")
     data = load_dataset("animals.csv")
     hot = np.eye(3)[data.train.targets]

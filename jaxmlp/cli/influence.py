@@ -121,6 +121,21 @@ class _Scores:
         """The name of each training example's target."""
         return _names(self.train.targets, self.data.classes)
 
+    def row(self, number: int, part: str = "train") -> list[int]:
+        """Return the row of an example in its file, or nothing where that is its number."""
+        rows = (self.data.rows or {}).get(part)
+        return [] if rows is None else [int(rows[number])]
+
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The rows of all training examples, where they have some, as an archive's array."""
+        return {} if self.data.rows is None else {"rows": self.data.rows["train"]}
+
+    @property
+    def heads(self) -> list[str]:
+        """What stands above an example's number and, where it has one, its row."""
+        return ["example", *["row" for _ in self.row(0)]]
+
     @property
     def target(self) -> str:
         """What a target is called."""
@@ -175,9 +190,12 @@ class _OnExamples(_Scores):
                 sure = self.outputs.max(axis=1)
                 guesses = [f"{g} ({100 * p:.1f} %)" for g, p in zip(guesses, sure, strict=True)]
         return [
-            f"{self.part} example {n}: true {target}, predicted {guess}"
+            f"{self.part} example {n}{self._place(n)}: true {target}, predicted {guess}"
             for n, target, guess in zip(self.chosen, targets, guesses, strict=True)
         ]
+
+    def _place(self, number: int) -> str:
+        return "".join(f" (row {row})" for row in self.row(number, self.part))
 
     def text(self) -> str:
         names = self.names
@@ -190,18 +208,19 @@ class _OnExamples(_Scores):
             lines += ["", title]
             kinds = zip(("helpful", "harmful"), strongest(column, self.options.top), strict=True)
             for kind, numbers in kinds:
-                rows = [(n, _short(names[n]), f"{column[n]:+.4g}") for n in numbers]
-                lines += _aligned((f"most {kind}", self.target, "score"), rows)
+                rows = [(n, *self.row(n), _short(names[n]), f"{column[n]:+.4g}") for n in numbers]
+                heads = (f"most {kind}", *self.heads[1:], self.target, "score")
+                lines += _aligned(heads, rows)
         return "\n".join(lines)
 
     def table(self) -> bytes:
-        header = ("example", self.target, *(f"influence_on_{n}" for n in self.chosen))
+        header = (*self.heads, self.target, *(f"influence_on_{n}" for n in self.chosen))
         numbers = range(len(self.scores))
         rows = zip(numbers, self.names, self.scores.tolist(), strict=True)
-        return _csv(header, ((n, name, *_digits(row)) for n, name, row in rows))
+        return _csv(header, ((n, *self.row(n), name, *_digits(row)) for n, name, row in rows))
 
     def npz(self) -> bytes:
-        return _npz(influence=self.scores, examples=self.chosen)
+        return _npz(influence=self.scores, examples=self.chosen, **self.rows)
 
     def draw(self, path: Path) -> bool:
         from jaxmlp.plots import influential_examples
@@ -229,7 +248,7 @@ class _SelfInfluence(_Scores):
     def text(self) -> str:
         names = self.names
         rows = [
-            (rank, n, _short(names[n]), f"{self.scores[n]:.4g}")
+            (rank, n, *self.row(n), _short(names[n]), f"{self.scores[n]:.4g}")
             for rank, n in enumerate(self.ranking[: self.options.top], 1)
         ]
         return "\n".join(
@@ -237,21 +256,21 @@ class _SelfInfluence(_Scores):
                 f"self-influence of {len(names):,} training examples of {self.data.name}, "
                 f"by {self.way.source}",
                 "",
-                *_aligned(("rank", "example", self.target, "score"), rows),
+                *_aligned(("rank", *self.heads, self.target, "score"), rows),
             ]
         )
 
     def table(self) -> bytes:
         names = self.names
-        header = ("rank", "example", self.target, "self_influence")
+        header = ("rank", *self.heads, self.target, "self_influence")
         rows = (
-            (rank, n, names[n], *_digits([self.scores[n].item()]))
+            (rank, n, *self.row(n), names[n], *_digits([self.scores[n].item()]))
             for rank, n in enumerate(self.ranking.tolist(), 1)
         )
         return _csv(header, rows)
 
     def npz(self) -> bytes:
-        return _npz(self_influence=self.scores, ranking=self.ranking)
+        return _npz(self_influence=self.scores, ranking=self.ranking, **self.rows)
 
     def draw(self, path: Path) -> bool:
         from jaxmlp.plots import most_self_influential

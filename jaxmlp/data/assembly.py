@@ -78,9 +78,13 @@ def read_dataset(
         )
     width = 1 if classes is not None else whole.targets.shape[1]
     parts: dict[str, Examples | None] = {}
+    places = np.arange(len(whole.targets)) if contents.lines is None else contents.lines
+    places_of = {"train": places if train_rows is None else places[train_rows]}
     for part, file in (("validation", validation_file), ("test", test_file)):
         rows = contents.rows_of(part)
         parts[part] = None if rows is None or not len(rows) else subset(whole, rows)
+        if parts[part] is not None:
+            places_of[part] = places[rows]
         if file is not None:
             if parts[part] is not None:
                 raise ValueError(
@@ -99,6 +103,7 @@ def read_dataset(
         scaling=PIXELS if contents.inputs.dtype == np.uint8 else None,
         image_shape=contents.image_shape,
         target=contents.target,
+        rows=places_of if contents.lines is not None or train_rows is not None else None,
     )
 
 

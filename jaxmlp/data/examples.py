@@ -1,5 +1,6 @@
 """What a dataset is: examples to learn from and examples to be judged by, as NumPy arrays."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,9 @@ class Dataset(NamedTuple):
     layer. `image_shape` is (rows, columns) where each input is an image, row after row. `target` is
     the name of the column that the targets are from, None where they are from none.
     `target_scaling` is what the targets of a regression go through before they are trained on; the
-    targets here are as they were read.
+    targets here are as they were read. `rows` has for "train" and other parts of the same source
+    where each example stands there: its line in a .csv, else its place in the array, from 0; None
+    where that is its place in the part.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Dataset(NamedTuple):
     image_shape: tuple[int, int] | None = None
     target: str | None = None
     target_scaling: TargetScaling | None = None
+    rows: Mapping[str, np.ndarray] | None = None
 
     @property
     def n_outputs(self) -> int:

@@ -97,8 +97,10 @@ def with_validation(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset
                 f"validation_fraction: expected to leave an example of every class for training, "
                 f"got none of {dataset.classes[lost[0]]!r} by {fraction} of {len(targets)}"
             )
+    rows = dict(dataset.rows or {"train": np.arange(len(targets))})
+    rows |= {"train": rows["train"][rest], "validation": rows["train"][part]}
     return dataset._replace(
-        train=subset(dataset.train, rest), validation=subset(dataset.train, part)
+        train=subset(dataset.train, rest), validation=subset(dataset.train, part), rows=rows
     )
 
 
