@@ -80,6 +80,11 @@ def checked_examples(
         ValueError: No examples, shapes that do not fit, or values as above.
     """
     check_parameters(network, params)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, inputs, targets))):
+        raise TypeError(
+            "params, inputs, targets: expected arrays with values, got some that JAX is tracing: "
+            "within jit, grad and vmap take jaxmlp.loss and loss_and_gradient"
+        )
     dtype = np.dtype(params[0].weight.dtype)
     wide = np.promote_types(dtype, np.float32)
     inputs, targets = as_host_array("inputs", inputs), as_host_array("targets", targets)

@@ -265,6 +265,21 @@ def test_a_rounding_beyond_1_is_no_fault(loss):
     assert np.isfinite(evaluate(network, params, np.ones((2, 4)), targets).loss)
 
 
+def test_what_is_traced_is_told_where_to_go():
+    network = Network((4, 3))
+    params = init(network, jax.random.key(0))
+    x, t = np.ones((3, 4)), np.array([0, 1, 2])
+    for call in (
+        lambda: jax.jit(lambda params: evaluate(network, params, x, t).loss)(params),
+        lambda: jax.vmap(lambda x: evaluate(network, params, x, t).loss)(x[None]),
+        lambda: jax.grad(
+            lambda params: fit(network, params, x, t, key=jax.random.key(1)).params[0].weight[0, 0]
+        )(params),
+    ):
+        with pytest.raises(TypeError, match=r"JAX is tracing: .* take jaxmlp.loss and loss_and_"):
+            call()
+
+
 def test_targets_that_are_floats_for_classes_raise_type_error():
     network = Network((4, 3))
     params = init(network, jax.random.key(0))
