@@ -83,10 +83,11 @@ def forward(network: Network, params: Parameters, x: Array, masks: Masks | None 
     References:
         The derivation on paper, its definitions z⁽¹⁾ = W⁽¹⁾x, y⁽¹⁾ = σ(z⁽¹⁾), z⁽²⁾ = W⁽²⁾y⁽¹⁾.
     """
-    if x.ndim not in (1, 2) or x.shape[0] != network.sizes[0]:
+    shape = jnp.shape(x)
+    if len(shape) not in (1, 2) or shape[0] != network.sizes[0]:
         n = network.sizes[0]
         raise ValueError(
-            f"x: expected one example ({n},), or several as the columns of ({n}, B), got {x.shape}"
+            f"x: expected one example ({n},), or several as the columns of ({n}, B), got {shape}"
         )
     inputs, preactivations = [], []
     a = x

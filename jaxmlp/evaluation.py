@@ -113,9 +113,15 @@ def checked_weights(weights: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     Raises:
         ValueError: One is negative or not finite.
     """
+    given = weights
     with np.errstate(over="ignore"):  # what is too large for the dtype is named as infinite
         weights = weights.astype(dtype)
     check_finite("sample_weight", weights)
+    if (given > 0).any() and not weights.any():
+        raise ValueError(
+            f"sample_weight: expected a number above 0 in {weights.dtype}, got {given.max():g} at "
+            "most"
+        )
     if (weights < 0).any():
         place = int(np.argmax(weights < 0))
         raise ValueError(f"sample_weight: expected numbers ≥ 0, got {weights[place]} at [{place}]")

@@ -244,9 +244,9 @@ def _question(
         raise ValueError(f"classes: expected {n_classes} names, got {len(classes)}")
     if exclusive and network.loss != "softmax_cross_entropy" and not one_decision:
         targets = _one_hot(targets, n_classes)
-    (inputs, checked, _), left = checked_examples(
-        network, params, inputs, targets, weights, scaling
-    )
+    # All of these count, and however small their weights are: they are looked at, and not cast.
+    signs = None if weights is None else np.where(np.isfinite(weights), np.sign(weights), weights)
+    (inputs, checked, _), left = checked_examples(network, params, inputs, targets, signs, scaling)
     names = tuple(map(str, range(n_classes) if classes is None else classes))
     if not exclusive and not is_classifier(network):
         truth = targets.reshape(-1, n_outputs).astype(np.float64)

@@ -134,14 +134,19 @@ class TargetScaling(NamedTuple):
         The outputs z become deviation · z + mean: the last layer is multiplied and shifted, in
         float64 and then rounded.
         """
-        *hidden, last = params
-        wide = np.asarray(last.weight, np.float64), np.asarray(last.bias, np.float64)
-        weight, bias = wide[0] * self.deviation[:, None], wide[1] * self.deviation + self.mean
-        new = (
-            jnp.asarray(array, own.dtype)
-            for array, own in zip((weight, bias), (last.weight, last.bias), strict=True)
-        )
-        return (*hidden, type(last)(*new))
+        return _with_last(params, self.deviation, self.mean)
+
+    def unfolded(self, params: Any) -> Any:
+        """Return parameters that were `folded` as they were trained, but for rounding."""
+        return _with_last(params, 1 / self.deviation, -self.mean / self.deviation)
+
+
+def _with_last(params: Any, factor: np.ndarray, shift: np.ndarray) -> Any:
+    *hidden, last = params
+    weight = np.asarray(last.weight, np.float64) * factor[:, None]
+    bias = np.asarray(last.bias, np.float64) * factor + shift
+    new = jnp.asarray(weight, last.weight.dtype), jnp.asarray(bias, last.bias.dtype)
+    return (*hidden, type(last)(*new))
 
 
 def target_scaling(targets: np.ndarray, weights: np.ndarray | None = None) -> TargetScaling:

@@ -347,10 +347,10 @@ def test_the_checkpoints_of_a_private_run_are_read_and_the_guarantee_is_said_to_
 # What is refused.
 
 
-def set_option(name, value, run="animals", part="training"):
+def set_option(name, value, run="animals"):
     path = Path(run, "config.json")
     content = json.loads(path.read_text())
-    content[part][name] = value
+    content["training"][name] = value
     path.write_text(json.dumps(content))
 
 
@@ -403,8 +403,7 @@ REFUSED = {
         None, "influence animals --output no/i.csv", "output: expected a file in a folder that",
     ),
     "data that are gone": (
-        lambda: (Path("animals.csv").unlink(), set_option("folder", "gone", part="dataset")),
-        "influence animals", "animals.csv: expected a read",
+        lambda: Path("animals.csv").unlink(), "influence animals", "animals.csv: expected a read",
     ),
     "a schedule that is none": (
         lambda: set_option("schedule", "cosin"), "influence animals", "unknown schedule 'cosin'",

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from command import ANIMALS, TINY, animals, tree, write_csv
+from command import ANIMALS, FEATURES, TINY, animals, tree, write_csv
 from safetensors.numpy import load_file
 
 import jaxmlp
@@ -104,14 +104,21 @@ def test_a_run_finds_its_files_from_any_folder(succeed, command, monkeypatch):
     monkeypatch.chdir("elsewhere")
     assert succeed("evaluate", "../files") == here
     assert succeed("evaluate", "../files", "--part", "train").startswith("60 examples")
-    Path("animals.csv").write_text("what is here comes first")
-    status, _, errors = command("evaluate", "../files")
-    assert status == 2 and errors.startswith("jaxmlp: animals.csv: ")
+    assert "is trained already" in succeed("train", "--output", "../files", "--resume")
+    inputs, names = animals(20, seed=7)  # a stranger's of the same name and columns
+    write_csv(Path("animals.csv"), (*FEATURES, "animal"), *inputs.T, names)
+    assert succeed("evaluate", "../files") == here
+    Path("../animals.csv").rename("../moved.csv")  # then what is here is all there is
+    status, output, errors = command("evaluate", "../files", "--part", "train")
+    assert status == 0 and output.startswith("20 examples of animals (train)")
+    assert errors.startswith("jaxmlp: dataset: expected the data that ../files was begun with, got")
     config = json.loads(Path("../files/config.json").read_text())
-    config["dataset"]["folder"] = 3
-    Path("../files/config.json").write_text(json.dumps(config))
-    status, _, errors = command("evaluate", "../files")
-    assert status == 2 and "not a run's configuration: its dataset is" in errors
+    odd = {"folder": 3, "target": [1], "target_scaling": {"mean": [0.0], "deviation": [0.0, 1.0]}}
+    for name, value in odd.items():
+        changed = {**config, "dataset": {**config["dataset"], name: value}}
+        Path("../files/config.json").write_text(json.dumps(changed))
+        status, _, errors = command("evaluate", "../files")
+        assert status == 2 and "not a run's configuration: its dataset is" in errors
 
 
 def test_evaluate_takes_a_part_of_a_file_and_the_run_s_target(succeed):

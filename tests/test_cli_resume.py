@@ -239,6 +239,18 @@ def test_a_second_ctrl_c_that_comes_with_the_first_is_the_same(command, stop_aft
     assert len(runs.read_metrics("run")) == 3 and Path("run/checkpoints").is_dir()
 
 
+def test_a_run_from_before_an_option_goes_on(command, stop_after):
+    stop_after(3, signal.SIGTERM)
+    stopped(command)
+    path = Path("run/config.json")
+    config = json.loads(path.read_text())
+    del config["training"]["standardize_targets"]
+    for name in ("folder", "target", "target_scaling"):
+        del config["dataset"][name]
+    path.write_text(json.dumps(config))
+    assert "resumed   after 3 epochs" in resume(command)
+
+
 def test_the_way_on_is_one_that_a_shell_understands(command, stop_after):
     stop_after(1, signal.SIGTERM)
     result = command("train", *OPTIONS, "--output", "my run")

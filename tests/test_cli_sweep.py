@@ -115,6 +115,19 @@ def test_a_regression_and_a_picture(command, tmp_path):
     assert first["train_loss"] < 4
 
 
+def test_a_sweep_from_before_an_option_goes_on(command, tmp_path):
+    options = (*FEW, *GRID, "--epochs", 2, "--output", "out")
+    assert command("sweep", *options).status == 0
+    path = tmp_path / "out/sweep.json"
+    content = json.loads(path.read_text())
+    del content["options"]["standardize_targets"]
+    path.write_text(json.dumps(content))
+    result = command("sweep", "--output", "out", "--resume")
+    assert (result.status, result.errors) == (0, "")
+    other = command("sweep", "--output", "out", "--resume", "--standardize-targets")
+    assert other.status == 2 and "standardize_targets: expected " in other.errors
+
+
 def test_the_best_of_standardized_targets_predicts_what_was_read(command, tmp_path):
     data = load_dataset("houses.csv")
     assert data.features is not None

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -190,14 +191,46 @@ def test_a_regression_on_standardized_targets_predicts_what_was_read(train, comm
     assert command("evaluate", "as-read").status == 0
 
 
-def test_the_epochs_that_are_kept_are_in_the_units_that_were_read_too(train):
-    large_houses()
-    options = ("--standardize-targets", "--keep-epochs", 30, "--output", "run")
-    train("large.csv", *LARGE, *options)
-    model, last = load_file("run/model.safetensors"), load_file("run/epochs/60.safetensors")
-    for name, array in model.items():
-        np.testing.assert_array_equal(last[name], array)
-    assert max(float(np.max(np.abs(array))) for array in last.values()) > 1e5
+def test_influence_is_in_the_units_of_the_training(train, command):
+    rows = {}
+    for name, scale in (("large", 1e6), ("small", 1e-3)):
+        large_houses(scale)
+        options = ("--standardize-targets", "--keep-epochs", 30, "--output", name)
+        train("large.csv", *LARGE, *options)
+        for way in ("kept", "alone"):
+            if way == "alone":
+                shutil.rmtree(f"{name}/epochs")
+            out = f"{name}-{way}.npz"
+            done = command("influence", name, "--part", "test", "--examples", 1, "--output", out)
+            assert done.status == 0, done.errors
+            with np.load(out) as file:
+                rows[name, way] = file["influence"]
+    for way in ("kept", "alone"):
+        largest = np.max(np.abs(rows["large", way]))
+        np.testing.assert_allclose(
+            rows["large", way], rows["small", way], rtol=0, atol=1e-3 * largest
+        )
+
+
+def test_the_hint_looks_at_what_counts_and_at_every_output(train, command):
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))
+    hint = "targets    of standard deviation "
+
+    def hints(targets, **more):
+        np.savez("set.npz", inputs=inputs, targets=targets, **more)
+        return [line for line in train("set.npz") if line.startswith(hint)]
+
+    train("houses.csv")
+    weights = np.ones(60)
+    weights[:5], outlier = 0, targets.copy()
+    outlier[:5] = 1e30
+    assert hints(targets) == hints(outlier, sample_weight=weights) == []
+    assert hints(0 * targets + 7) == []  # nothing to scale
+    assert hints(targets * [1, 1e-3])[0].startswith(hint + "0.00")
+    assert hints(targets * [100, 1])[0].startswith(hint)
+    private = ("--private", "--clip-norm", 1, "--noise-multiplier", 1, "--delta", 1e-3)
+    assert not any(hint in line for line in train("set.npz", *private))
 
 
 def test_the_standard_is_of_the_training_part_alone_and_is_kept_with_the_model(train):

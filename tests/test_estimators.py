@@ -241,6 +241,10 @@ def test_the_network_of_a_fitted_estimator_is_one_of_jaxmlp_s(task, n_ensembles,
         np.testing.assert_allclose(wide, expected, rtol=1e-12, atol=1e-12)
     with pytest.raises(NotFittedError):
         kind().to_network()
+    for dtype in ("int32", None, "nope", np.int64):
+        with pytest.raises(ValueError, match="^dtype: expected one of float32, float64, float16, "):
+            model.to_network(dtype)
+    assert model.to_network(np.float32)[1][0].weight.dtype == np.float32
 
 
 def test_a_validation_set_of_one_s_own():
@@ -485,6 +489,10 @@ BAD = {
     "more than the gradient": (
         {"solver": optax.polyak_sgd()},
         "solver: expected a transformation of optax that needs the",
+    ),
+    "more than that, said otherwise": (
+        {"solver": optax.contrib.differentially_private_aggregate(1.0, 1.0, 0)},
+        "solver: expected a transformation of optax that needs the gradient alone",
     ),
     "an unknown activation": ({"activation": ["nope"]}, "activation: expected names of"),
     "two activations": ({"activation": ["relu", "tanh"]}, "activation: expected one name, or 1"),

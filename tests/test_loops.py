@@ -13,7 +13,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from jaxmlp import MLPClassifier, Network, fit, fit_ensemble, init, init_members
-from jaxmlp.batch import Batch
+from jaxmlp.batch import Batch, pass_batch
 from jaxmlp.data import open_stored
 from jaxmlp.estimators import epochs as estimator_epochs
 from jaxmlp.scaling import PIXELS
@@ -407,7 +407,13 @@ def test_training_by_columns_is_training_by_rows(loss, targets, monkeypatch):
     }[targets]
     smoothing = 0.1 if "entropy" in loss else 0.0
     network = Network((5, 4, 6, 3), "tanh", loss)
-    asked = []
+    asked, taken = [], []
+
+    def passed(*arguments, columns, **more):
+        taken.append(columns)
+        return pass_batch(*arguments, columns=columns, **more)
+
+    monkeypatch.setattr(regularization, "pass_batch", passed)
 
     def run(answer):
         monkeypatch.setattr(
@@ -423,7 +429,8 @@ def test_training_by_columns_is_training_by_rows(loss, targets, monkeypatch):
 
     by_columns, by_rows = run(True), run(False)
     jax.clear_caches()
-    assert asked == [True, True, False, False]  # the steps, and the figures of a gradient
+    # The steps, and the figures of a gradient.
+    assert asked == taken == [True, True, False, False]
     for ours, theirs in zip(
         jax.tree.leaves(by_columns.params), jax.tree.leaves(by_rows.params), strict=True
     ):

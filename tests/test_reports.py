@@ -97,6 +97,15 @@ def test_weights_count_as_so_many_examples_and_rows_of_weight_0_may_hold_anythin
     assert "0.50" in str(got) and "6.50" in str(got)
 
 
+def test_the_smallest_weights_are_weights():
+    network, params = identity(3)
+    plain = report(network, params, EXAMPLES)
+    tiny = report(network, params, EXAMPLES._replace(weights=np.full(6, 1e-300)))
+    assert isinstance(tiny, Classification) and isinstance(plain, Classification)
+    assert tiny.accuracy == pytest.approx(plain.accuracy) != 1
+    np.testing.assert_allclose(tiny.recall, plain.recall)
+
+
 def test_a_class_that_is_neither_there_nor_predicted_has_figures_of_0_and_its_row():
     got = report(*identity(4), Examples(rows([0, 1], 4), np.array([0, 1])))
     assert isinstance(got, Classification) and got.confusion is not None

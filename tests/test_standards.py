@@ -54,6 +54,10 @@ def test_targets_are_scaled_and_the_network_is_folded_into_their_units(dtype):
         params = jaxmlp.init(network, jax.random.key(0), dtype)
         x = rng.normal(size=(9, 4))
         folded = scaling.folded(params)
+        again = scaling.unfolded(folded)
+        np.testing.assert_allclose(again[-1].weight, params[-1].weight, rtol=1e-6)
+        # What is left of a bias beside the mean: of 1e5 / 2e4 and 3 / 0.01 deviations.
+        np.testing.assert_allclose(again[-1].bias, params[-1].bias, atol=1e-4)
         assert {leaf.dtype for leaf in jax.tree.leaves(folded)} == {np.dtype(dtype)}
         expected = np.asarray(jaxmlp.predictions(network, params, x), np.float64)
         got = np.asarray(jaxmlp.predictions(network, folded, x), np.float64)

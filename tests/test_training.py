@@ -474,6 +474,11 @@ def train_on(inputs, **settings):
         ({"targets": T - 1}, ValueError, "targets: expected classes 0 to 2, got -1"),
         ({"targets": T * 1.0}, TypeError, "targets: expected (N,) integer classes"),
         ({"sample_weight": -W}, ValueError, "sample_weight: expected numbers ≥ 0"),
+        (
+            {"sample_weight": 1e-60 * W},
+            ValueError,
+            "sample_weight: expected a number above 0 in f",
+        ),
         ({"sample_weight": 0 * W}, ValueError, "sample_weight: expected a number above 0, got non"),
         ({"key": 0}, TypeError, "key: expected a typed key such as jax.random.key(0), got int"),
         ({"key": jax.random.split(jax.random.key(0))}, (TypeError, ValueError), "key: expected"),

@@ -112,8 +112,16 @@ class _Scores:
             last = int(runs.saved_record(options.run, settings.monitor)["epoch"])
         self.train = read(weighted_training(model.options, data))  # scored all at once
         an_epoch = steps_an_epoch(model.options, len(self.train.targets))
+        # In the units of the training, as what its epochs left is.
+        params, scaling = model.params, model.target_scaling
+        self.data = data._replace(target_scaling=scaling)
         self.way: Trajectory = read_trajectory(
-            options.run, model.network, model.params, settings, an_epoch, last
+            options.run,
+            model.network,
+            params if scaling is None else scaling.unfolded(params),
+            settings,
+            an_epoch,
+            last,
         )
 
     @property

@@ -1,5 +1,6 @@
 """What `train` and `sweep` say of a run, keep of it and draw."""
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxmlp.data import Dataset, Examples
 from jaxmlp.data.splits import read, subset
 from jaxmlp.data.stored import StoredInputs
 from jaxmlp.network import Network
+from jaxmlp.scaling import target_scaling
 from jaxmlp.training.snapshots import Record
 
 _LEAST, _MOST = 0.05, 20.0  # standard deviations of targets that train well as they are
@@ -58,8 +60,15 @@ def first_of(part: Examples) -> Examples:
     return read(subset(part, np.arange(min(len(part.targets), _PICTURED))))
 
 
-def about_run(options: Train, data: Dataset) -> dict[str, Any]:
-    """Return what config.json says of a run beside its network."""
+def about_run(options: Train, data: Dataset, begun_in: str | None = None) -> dict[str, Any]:
+    """Return what config.json says of a run beside its network.
+
+    It was `begun_in` that folder, or now in this one.
+    """
+    if begun_in is None:
+        with contextlib.suppress(OSError):  # the folder is gone
+            begun_in = str(Path.cwd())
+    scaling = data.target_scaling and data.target_scaling._asdict()
     return {
         "jaxmlp_version": jaxmlp.__version__,
         "dataset": {
@@ -68,7 +77,8 @@ def about_run(options: Train, data: Dataset) -> dict[str, Any]:
             "classes": data.classes,
             "features": data.features,
             "target": data.target,
-            "folder": str(Path.cwd()),
+            "folder": begun_in,
+            "target_scaling": scaling and {name: own.tolist() for name, own in scaling.items()},
             "image_shape": data.image_shape,
             "fingerprint": fingerprint_of(data, options.private),
         },
@@ -83,12 +93,13 @@ def _about_targets(data: Dataset, private: bool) -> list[str]:
         return ["targets    standardized: losses are of these, the model predicts what was read"]
     if private:
         return []
-    deviation = float(np.max(np.std(data.train.targets.astype(np.float64), axis=0)))
-    if deviation == 0 or _LEAST <= deviation <= _MOST:
+    deviations = target_scaling(data.train.targets, data.train.weights).deviation
+    far = deviations[(deviations < _LEAST) | (deviations > _MOST)]
+    if not len(far):
         return []
+    shown = f"{far[0]:.3g}"
     return [
-        f"targets    of standard deviation {deviation:.3g}: may train better with "
-        "--standardize-targets"
+        f"targets    of standard deviation {shown}: may train better with --standardize-targets"
     ]
 
 

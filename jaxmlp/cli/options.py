@@ -141,7 +141,7 @@ class Train(Common):
     """How many checkpoints are kept."""
     keep_epochs: int | None = None
     """Keep the parameters after every so many epochs, in the run's epochs/: `jaxmlp influence`
-    reads them."""
+    reads them. Those of standardized targets predict these."""
     checkpoint_every: float | None = None
     """Seconds from one checkpoint to the next; by default as many as keep their cost below a
     fiftieth of the running time, with the first after 8."""

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from jaxmlp.data import (
     load_dataset,
     standardized,
 )
+from jaxmlp.data.datasets import is_own
 from jaxmlp.data.stored import StoredInputs
 from jaxmlp.evaluation import checked_examples
 from jaxmlp.losses import LOSSES
@@ -31,6 +33,7 @@ from jaxmlp.training.streaming import checked_stored
 from jaxmlp.validation import check_count, check_float_dtype, check_name, check_number
 
 _LOSSES_OF_CLASSES = ("softmax_cross_entropy", "sigmoid_binary_cross_entropy", "squared_error")
+_ROUNDED = 0.001  # of a deviation of targets, to which their mean may be rounded
 _WIDE = ("float32", "float64")
 _LOSSES_OF_NUMBERS = ("squared_error", "poisson")
 _MOST_PARAMETERS = 2**40  # no machine holds them; where sizes overflow, XLA aborts the process
@@ -51,8 +54,34 @@ def in_units(data: Dataset, params: Any) -> Any:
     return params if data.target_scaling is None else data.target_scaling.folded(params)
 
 
-def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
-    """Return the network, the data and the settings, checked before a run begins.
+def found(path: Path | None, folder: str | None) -> Path | None:
+    """Return a path of a run's options: from here, or from the folder that the run was begun in.
+
+    As it was given where nothing is in either.
+    """
+    if path is None or folder is None or path.expanduser().exists():
+        return path
+    return there(path, folder)
+
+
+def there(path: Path, folder: str) -> Path:
+    """Return a path from the folder that a run was begun in, or as it was if nothing is there."""
+    result = Path(folder, path)
+    return result if result.exists() else path
+
+
+def prepared(
+    options: Train, device: Any, folder: str | None = None
+) -> tuple[Network, Dataset, Settings]:
+    """Return the network, the data and the settings, checked before a run begins or goes on.
+
+    Args:
+        options: The options.
+        device: Where it is computed.
+        folder: The one that the run was begun in, if it is to go on.
+
+    Returns:
+        The three.
 
     Raises:
         ValueError: An option that does not fit, or damaged data.
@@ -77,14 +106,15 @@ def prepared(options: Train, device: Any) -> tuple[Network, Dataset, Settings]:
     if probe.precision is not None:  # not every device has every precision: ask before the data
         _check_precision(probe, options.dtype, device)
     settings = settings_of(options)
+    source = Path(options.dataset)
     data = load_dataset(
-        options.dataset,
-        options.data_dir,
+        found(source, folder) or source if is_own(options.dataset) else options.dataset,
+        found(options.data_dir, folder),
         target=options.target,
         regression=REGRESSION[options.targets],
         validation_fraction=options.validation_fraction,
-        validation_file=options.validation_file,
-        test_file=options.test_file,
+        validation_file=found(options.validation_file, folder),
+        test_file=found(options.test_file, folder),
         seed=options.seed,
         stream=options.stream,
     )
@@ -147,6 +177,13 @@ def _with_scaled_targets(options: Train, data: Dataset, loss: str) -> Dataset:
         if not there:
             raise ValueError(f"standardize_targets: expected {what}, got others")
     scaling = target_scaling(data.train.targets, data.train.weights)
+    rounded = np.abs(scaling.mean) * np.finfo(np.float32).eps / scaling.deviation
+    if rounded.max() > _ROUNDED:
+        k = int(np.argmax(rounded))
+        raise ValueError(
+            "standardize_targets: expected targets that float32 tells apart, got a mean of "
+            f"{scaling.mean[k]:g} with a deviation of {scaling.deviation[k]:g}: take an offset away"
+        )
     return data._replace(target_scaling=scaling)
 
 

@@ -77,12 +77,14 @@ def _train(options: Train) -> None:
                 f"batch_size: expected a multiple of the {n_devices} devices, got "
                 f"{options.batch_size}"
             )
-        network, data, settings = prepared(options, device)
+        # The folder that it was begun in, by which its paths go.
+        begun_in = _begun_in(options)
+        network, data, settings = prepared(options, device, begun_in)
     with bad_input_of_any():
         check_same({"dataset": description(data)})
         run, about = Path(), {}
         if is_first():  # it writes, and asks whether the data are those of before
-            about = about_run(options, data)
+            about = about_run(options, data, begun_in)
             run = _open_run(options, about)
         if options.compile_cache is not None:
             use_compile_cache(options.compile_cache)
@@ -114,6 +116,13 @@ def _train(options: Train) -> None:
         raise Ended(128 + stopped.signal) from None
     if is_first():
         _finish(results, run, options, time.perf_counter() - begin)
+
+
+def _begun_in(options: Train) -> str | None:
+    """Return the folder that a run was begun in which is to go on, where that is known."""
+    if not options.resume or options.output is None:
+        return None
+    return runs.begun_in(options.output)
 
 
 def _resume(run: Path) -> str:
@@ -164,7 +173,7 @@ class _Member:
                 runs.append_metrics(self.folder, record)
                 if options.keep_epochs and snapshot.epoch % options.keep_epochs == 0:
                     kept = cast(snapshot.state.params, options.dtype)
-                    models.save_epoch(self.folder, snapshot.epoch, in_units(self.data, kept))
+                    models.save_epoch(self.folder, snapshot.epoch, kept)
                 show.finished_epoch(record)
 
             def watch(snapshot: Snapshot) -> None:

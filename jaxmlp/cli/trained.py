@@ -1,21 +1,23 @@
 """A trained model as the commands find it: a run's network, parameters, scaling, names and data."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxmlp.cli.console import warn
 from jaxmlp.cli.options import REGRESSION, Train, saved_options
-from jaxmlp.cli.problem import fingerprint_of
+from jaxmlp.cli.problem import fingerprint_of, found, there
 from jaxmlp.data import Dataset, Examples, load_dataset
 from jaxmlp.data.contents import listed
 from jaxmlp.data.datasets import is_own
 from jaxmlp.data.splits import read
 from jaxmlp.network import Network, Parameters
-from jaxmlp.scaling import Scaling
+from jaxmlp.scaling import Scaling, TargetScaling
 from jaxmlp.training import models, runs
 
 PARTS = ("train", "validation", "test")
@@ -25,8 +27,9 @@ class Model(NamedTuple):
     """A run's network, its parameters, and what its configuration says beside.
 
     What `jaxmlp.save` wrote has no `dataset`, and the default `options`. `target` is the column of
-    the targets, or None, and `folder` the one in which the run was begun. Parameters of an ensemble
-    are those of so many `members`, every leaf (M, …).
+    the targets, or None, and `folder` the one in which the run was begun; the outputs were
+    trained on targets scaled by `target_scaling`, if there is one. Parameters of an ensemble are
+    those of so many `members`, every leaf (M, …).
     """
 
     network: Network
@@ -38,6 +41,7 @@ class Model(NamedTuple):
     options: Train
     target: str | None
     folder: str | None
+    target_scaling: TargetScaling | None
     members: int | None = None
 
 
@@ -69,13 +73,14 @@ def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
         not isinstance(dataset, dict)
         or not isinstance(content.get("name", ""), str)
         or not isinstance(content.get("target", ""), (str, NoneType))
-        or not isinstance(content.get("folder", ""), str)
+        or not isinstance(content.get("folder", ""), (str, NoneType))
+        or not _is_scaling(content.get("target_scaling"), network.sizes[-1])
         or not all(_are_names(content.get(key), n) for key, n in names.items())
     ):
         raise ValueError(
             f"{run / runs.CONFIG}: not a run's configuration: its dataset is {dataset!r:.60}"
         )
-    classes = content.get("classes")
+    classes, scaling = content.get("classes"), content.get("target_scaling")
     if classes is None and "name" not in content and network.loss == "softmax_cross_entropy":
         classes = [str(number) for number in range(network.sizes[-1])]
     options = Train() if options is None else saved_options(run, options)
@@ -89,8 +94,21 @@ def load_model(run: Path, device: Any, ensembles: bool = False) -> Model:
         options=options,
         target=content.get("target", options.target),
         folder=content.get("folder"),
+        target_scaling=scaling and TargetScaling(**{k: np.array(v) for k, v in scaling.items()}),
         members=members,
     )
+
+
+def _is_scaling(content: Any, n: int) -> bool:
+    """Tell whether there is no scaling of the targets, or one of n."""
+    if content is None:
+        return True
+    try:
+        numbers = np.array([content["mean"], content["deviation"]], np.float64)
+    except (TypeError, KeyError, ValueError):
+        return False
+    sound = numbers.shape == (2, n) and bool(np.isfinite(numbers).all())
+    return sound and len(content) == 2 and bool((numbers[1] > 0).all())
 
 
 def _are_names(content: Any, n: int) -> bool:
@@ -126,39 +144,58 @@ def load_data(
             f"dataset: expected a file or a known set (--dataset), as {run} was saved without one, "
             "got none"
         )
-    options = model.options
-    arguments: dict[str, Any] = {}
-    if name is None or is_own(name):
-        table = (options.dataset if name is None else name).lower().endswith(".csv")
-        arguments = {
-            "target": model.target if table else None,
-            "regression": REGRESSION[options.targets],
-        }
-    source: str | Path = options.dataset if name is None else name
     if name is None:
-        data_dir = data_dir or _found(options.data_dir, model.folder)
-        for argument in ("validation_fraction", "seed", "stream"):
-            arguments[argument] = getattr(options, argument)
-        for argument in ("validation_file", "test_file"):
-            arguments[argument] = _found(getattr(options, argument), model.folder)
-        if is_own(source):
-            source = _found(Path(source), model.folder) or source
-    data = load_dataset(source, data_dir, **arguments)
+        return _own_data(run, model, data_dir)
+    arguments = _arguments(model, name) if is_own(name) else {}
+    data = load_dataset(name, data_dir, **arguments)
     _check_same(model, data)
-    if name is None:
-        try:
-            runs.check_fingerprint(run, fingerprint_of(data, options.private))
-        except ValueError as error:  # it may be meant, and is then to be known
-            warn(error)
     return data
 
 
-def _found(path: Path | None, folder: str | None) -> Path | None:
-    """Return a path of a run's options, which may be relative to where the run was begun."""
-    if path is None or folder is None or path.expanduser().exists():
-        return path
-    there = Path(folder, path)
-    return there if there.exists() else path
+def _own_data(run: Path, model: Model, data_dir: Path | None) -> Dataset:
+    """Return the run's own data: those here, or those where it was begun if these are others."""
+    data = _data_of_run(model, data_dir, found)
+    _check_same(model, data)
+    try:
+        runs.check_fingerprint(run, fingerprint_of(data, model.options.private))
+    except runs.ChangedData as error:
+        with contextlib.suppress(ValueError, OSError):
+            if model.folder is not None:
+                others = _data_of_run(model, data_dir, there)
+                runs.check_fingerprint(run, fingerprint_of(others, model.options.private))
+                return others
+        warn(error)  # it may be meant, and is then to be known
+    return data
+
+
+def _data_of_run(model: Model, data_dir: Path | None, find: Any) -> Dataset:
+    """Return the data that a run's options name, each path found in this way."""
+    options = model.options
+    paths = {
+        name: path and find(path, model.folder)
+        for name in ("data_dir", "validation_file", "test_file")
+        for path in (getattr(options, name),)
+    }
+    source: str | Path = options.dataset
+    arguments: dict[str, Any] = {}
+    if is_own(source):
+        source = find(Path(source), model.folder)
+        arguments = _arguments(model, options.dataset)
+    for name in ("validation_fraction", "seed", "stream"):
+        arguments[name] = getattr(options, name)
+    return load_dataset(
+        source,
+        data_dir or paths["data_dir"],
+        validation_file=paths["validation_file"],
+        test_file=paths["test_file"],
+        **arguments,
+    )
+
+
+def _arguments(model: Model, name: str) -> dict[str, Any]:
+    """Return how the targets of a file of the user's own are read."""
+    target = model.target if name.lower().endswith(".csv") else None
+    return {"target": target, "regression": REGRESSION[model.options.targets]}
 
 
 def part_of(data: Dataset, part: str | None, order: Sequence[str]) -> tuple[str, Examples]:

@@ -23,6 +23,8 @@ from jaxmlp.evaluation import predictions
 from jaxmlp.influence import influence, self_influence
 from jaxmlp.network import Network, Parameters
 
+_FLOATS = ("float32", "float64", "float16", "bfloat16")
+
 
 class BaseMLP(Stochastic):
     """The fitting and the outputs of an estimator; its subclasses encode the targets."""
@@ -238,8 +240,13 @@ class BaseMLP(Stochastic):
 
         Returns:
             The pair (network, params); with `n_ensembles` above 1 every leaf is (M, …).
+
+        Raises:
+            ValueError: Another dtype than float16, bfloat16, float32 and float64.
         """
         check_is_fitted(self)
+        if str(getattr(dtype, "__name__", dtype)) not in _FLOATS:  # np.float32 has a name
+            raise ValueError(f"dtype: expected one of {', '.join(_FLOATS)}, got {dtype!r}")
         members = [one._params() for one in getattr(self, "estimators_", [self])]
         params = jax.tree.map(lambda *leaves: np.stack(leaves).astype(dtype), *members)
         if len(members) == 1:

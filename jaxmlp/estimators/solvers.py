@@ -54,10 +54,10 @@ class Solver(NamedTuple):
         Raises:
             ValueError: It needs more, such as the loss.
         """
-        state, update = rule.init(params), rule.update  # pyright: ignore[reportArgumentType]
         try:
+            state, update = rule.init(params), rule.update  # pyright: ignore[reportArgumentType]
             jax.eval_shape(update, params, state, params)
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:  # each asks in its own way
             raise ValueError(
                 "solver: expected a transformation of optax that needs the gradient alone, got one "
                 f"whose update cannot be called with it: {error}"

@@ -147,6 +147,15 @@ def training_options(run: Path) -> dict[str, Any] | None:
     return None
 
 
+def begun_in(run: Path) -> str | None:
+    """Return the folder that a run, of one seed or several, was begun in, where that is known."""
+    for path in _configs(run):
+        dataset = read_config(path).get("dataset")
+        folder = dataset.get("folder") if isinstance(dataset, dict) else None
+        return folder if isinstance(folder, str) else None
+    return None
+
+
 def _configs(run: Path) -> Iterator[Path]:
     """Yield the config.json of a run, or of each of its seeds."""
     for path in (run / CONFIG, *sorted(run.glob(f"seed-*/{CONFIG}"))):
@@ -170,12 +179,16 @@ def fingerprint(*arrays: np.ndarray | StoredInputs | None) -> str:
     return f"{total:08x}"
 
 
+class ChangedData(ValueError):
+    """Data are not those that a run was begun with."""
+
+
 def check_fingerprint(run: Path, expected: str) -> None:
-    """Raise ValueError where the run was begun with other data."""
+    """Raise ChangedData where the run was begun with other data."""
     for path in _configs(run):
         dataset = read_config(path).get("dataset")
         if not isinstance(dataset, dict) or dataset.get("fingerprint") != expected:
-            raise ValueError(f"dataset: expected the data that {run} was begun with, got others")
+            raise ChangedData(f"dataset: expected the data that {run} was begun with, got others")
 
 
 def read_config(path: Path) -> dict[str, Any]:
