@@ -203,8 +203,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one class": (
         {"targets": np.array([4, 4, 4])},
-        "expected examples of at least two classes for training, got 4 only (regression=True takes "
-        "integers as numbers)",
+        "expected examples of at least two classes for training, got 4 only (--targets numbers, or "
+        "regression=True, takes integers as numbers)",
     ),
     "too few weights": (
         {"sample_weight": np.ones(2)},
