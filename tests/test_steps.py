@@ -179,12 +179,17 @@ def test_the_default_weight_decay_is_optax_s():
 
 
 def test_weight_decay_shrinks_weights_and_not_biases():
-    # Without a gradient (weight 0 on every example), only the decay moves anything.
+    # Without a gradient (no hidden unit is on, and the outputs, their biases, are the targets) only
+    # the decay moves anything.
+    network = Network((5, 4, 2), "relu", "squared_error")
+    first, last = init(network, jax.random.key(1))
+    begin = first._replace(bias=-jnp.ones(4)), last._replace(bias=jnp.array([0.5, -0.25]))
     fitted = fit(
-        NETWORK, start(), X, T, key=jax.random.key(0), sample_weight=np.zeros(20),
+        network, begin, np.zeros((20, 5)), np.tile([0.5, -0.25], (20, 1)), key=jax.random.key(0),
         optimizer="sgd", learning_rate=0.1, weight_decay=0.5, batch_size=20, epochs=1,
     )  # fmt: skip
-    for before, after in zip(start(), fitted.params, strict=True):
+    assert fitted.history[0]["gradient_norm"] == 0
+    for before, after in zip(jax.device_get(begin), fitted.params, strict=True):
         np.testing.assert_allclose(after.weight, before.weight * (1 - 0.1 * 0.5), rtol=1e-6)
         np.testing.assert_array_equal(after.bias, before.bias)
 
