@@ -51,23 +51,32 @@ from jaxmlp.uncertainty import (
     calibration,
     ensemble_predictions,
 )
-from jaxmlp.verification.checks import check_gradients
 
 if TYPE_CHECKING:
     from jaxmlp.estimators import MLPClassifier, MLPRegressor, SweepSearchCV
+    from jaxmlp.verification.checks import check_gradients
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Load the estimators (with scikit-learn), exports and plots where they are asked for."""
-    if name in ("exports", "plots"):
+    """Load what few programs need, or what takes scikit-learn, where it is asked for."""
+    if name in ("exports", "plots", "verification"):
         return importlib.import_module(f"{__name__}.{name}")
     if name in ("MLPClassifier", "MLPRegressor", "SweepSearchCV"):
         from jaxmlp import estimators
 
         return getattr(estimators, name)
+    if name == "check_gradients":
+        from jaxmlp.verification.checks import check_gradients
+
+        return check_gradients
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names that a shell completes: also those that are not loaded yet."""
+    return sorted({*globals(), *__all__, "exports", "plots", "verification"})
 
 
 __all__ = [
