@@ -128,6 +128,21 @@ def test_a_sweep_from_before_an_option_goes_on(command, tmp_path):
     assert other.status == 2 and "standardize_targets: expected " in other.errors
 
 
+def test_a_sweep_goes_on_from_any_folder(command, tmp_path, monkeypatch):
+    options = (*FEW, *GRID, "--members-per-pass", 2, "--output", "out")
+    assert command("sweep", *options).status == 0
+    table = (tmp_path / "out/results.csv").read_text()
+    trials = tmp_path / "out/trials.jsonl"
+    trials.write_text("".join(trials.read_text().splitlines(keepends=True)[:2]))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = command("sweep", "--output", "../out", "--resume")
+    assert (result.status, result.errors) == (0, "")
+    assert (tmp_path / "out/results.csv").read_text() == table
+    result = command("evaluate", "../out/best")
+    assert (result.status, result.errors) == (0, "")
+
+
 def test_the_best_of_standardized_targets_predicts_what_was_read(command, tmp_path):
     data = load_dataset("houses.csv")
     assert data.features is not None
@@ -328,8 +343,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(command, tmp_path, kind):
         (lambda f: (f / "trials.jsonl").write_text(
             (f / "trials.jsonl").read_text().replace("validation_loss", "loss")),
          "not those of this sweep"),
+        (lambda f: (f / "sweep.json").write_text(re.sub(
+            '"folder": "[^"]*"', '"folder": 3', (f / "sweep.json").read_text())),
+         "not a sweep's: expected the folder that it was begun in"),
     ],
-    ids=["options", "type", "order", "names", "pass", "figures"],
+    ids=["options", "type", "order", "names", "pass", "figures", "folder"],
 )  # fmt: skip
 def test_a_damaged_sweep_is_not_gone_on_with(command, tmp_path, damage, message):
     assert command("sweep", *FEW, *GRID, "--output", "out").status == 0

@@ -1,7 +1,7 @@
 """What `train` and `sweep` say of a run, keep of it and draw."""
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import jaxmlp
-from jaxmlp.cli.options import OF_THE_TRAINING, Train, kept
+from jaxmlp.cli.options import OF_THE_TRAINING, Common, Train, kept
 from jaxmlp.cli.problem import fingerprint_of
 from jaxmlp.data import Dataset, Examples
 from jaxmlp.data.splits import read, subset
@@ -60,14 +60,22 @@ def first_of(part: Examples) -> Examples:
     return read(subset(part, np.arange(min(len(part.targets), _PICTURED))))
 
 
-def about_run(options: Train, data: Dataset, begun_in: str | None = None) -> dict[str, Any]:
-    """Return what config.json says of a run beside its network.
+def folder_of_beginning(options: Common, begun_in: Callable[[Path], str | None]) -> str | None:
+    """Return the folder by which the paths of a run or sweep go, where that is known.
 
-    It was `begun_in` that folder, or now in this one.
+    That which it was begun in if it is to go on, as `begun_in` says of its own folder; or this one.
     """
-    if begun_in is None:
+    begun = None
+    if options.resume and options.output is not None:
+        begun = begun_in(options.output)
+    if begun is None:
         with contextlib.suppress(OSError):  # the folder is gone
-            begun_in = str(Path.cwd())
+            begun = str(Path.cwd())
+    return begun
+
+
+def about_run(options: Train, data: Dataset, begun_in: str | None) -> dict[str, Any]:
+    """Return what config.json says of a run, which was `begun_in` a folder, beside its network."""
     scaling = data.target_scaling and data.target_scaling._asdict()
     return {
         "jaxmlp_version": jaxmlp.__version__,

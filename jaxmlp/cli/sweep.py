@@ -23,7 +23,7 @@ from jaxmlp.cli.console import (
     use_compile_cache,
     warn,
 )
-from jaxmlp.cli.of_runs import about_run, draw, heading
+from jaxmlp.cli.of_runs import about_run, draw, folder_of_beginning, heading
 from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train, given, kept
 from jaxmlp.cli.problem import (
     arrays,
@@ -43,7 +43,7 @@ from jaxmlp.cli.processes import (
     signal_of_any,
 )
 from jaxmlp.cli.space import begun_with, settings_of_sweep, train_options
-from jaxmlp.cli.sweep_lines import Lines, show_table
+from jaxmlp.cli.sweep_lines import Lines, show_best, show_table
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, with_mean_outputs
 from jaxmlp.progress import say
@@ -82,11 +82,12 @@ def _sweep(options: Sweep) -> None:
         devices = several_devices(device, options.devices)
         check_count("seeds", options.seeds)
         settings = begun_with(options) or settings_of_sweep(options)
-        network, data, _ = prepared(train_options(options, settings[0]), device)
+        begun_in = folder_of_beginning(options, sweep_folder.begun_in)
+        network, data, _ = prepared(train_options(options, settings[0]), device, begun_in)
     with bad_input_of_any():
         check_same({"dataset": description(data)})
         with jax.default_device(device):
-            work = _Work(options, settings, network, data, devices)
+            work = _Work(options, settings, network, data, devices, begun_in)
         if options.compile_cache is not None:
             use_compile_cache(options.compile_cache)
     work.share()
@@ -129,8 +130,9 @@ class _Work:
         network: Network,
         data: Dataset,
         devices: list[Any] | None,
+        begun_in: str | None,
     ) -> None:
-        self.devices = devices
+        self.devices, self.begun_in = devices, begun_in
         self.options, self.settings, self.network, self.data = options, settings, network, data
         self.seeds = range(options.seed, options.seed + options.seeds)
         self.count = len(settings) * len(self.seeds)
@@ -214,6 +216,7 @@ class _Work:
                 "options": kept(options, OF_THE_SWEEP),
                 "settings": self.settings,
                 "fingerprint": fingerprint_of(self.data, private=False),
+                "folder": self.begun_in,
             }
         )
         if options.resume and options.output is not None:
@@ -354,7 +357,7 @@ class _Work:
         setting = self.settings[trial.setting]
         options = train_options(self.options, setting)
         about = {
-            **about_run(options, self.data),
+            **about_run(options, self.data, self.begun_in),
             "seed": trial.seed,
             "sweep": {"setting": trial.setting, "values": setting},
         }
@@ -386,15 +389,6 @@ class _Work:
             raise FloatingPointError(
                 f"every setting diverged; the first one: {self.trials[0].diverged}"
             )
-        names = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
-        figures = [
-            f"{name.replace('_', ' ')} {best.record[name]:.4g}"
-            for name in names
-            if name in best.record
-        ]
-        values = self.settings[best.setting].items()
-        named = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values)
-        which = f"its best seed, {best.seed}" if len(self.seeds) > 1 else f"seed {best.seed}"
-        say(f"best       {named or 'as given'}; {which}: {', '.join(figures)}")
+        show_best(best, self.settings[best.setting], several_seeds=len(self.seeds) > 1)
         networks = "network" if self.count == 1 else "networks"
         say(f"{self.count} {networks} after {seconds:.1f} s; the best is saved in {folder}")

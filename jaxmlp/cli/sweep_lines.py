@@ -6,7 +6,7 @@ from jaxmlp.cli.options import Sweep
 from jaxmlp.progress import say
 from jaxmlp.training import sweep_folder
 from jaxmlp.training.ensembles import Progress
-from jaxmlp.training.sweeps import Summary
+from jaxmlp.training.sweeps import Setting, Summary, Trial
 
 _SHOWN = 10  # rows of the table on the screen
 _LINES = 20  # of progress, about
@@ -63,3 +63,14 @@ def show_table(found: Sequence[Summary], monitor: str) -> None:
     Console(width=max(Console().width, least)).print(table)
     if len(found) > _SHOWN:
         say(f"{_SHOWN} of {len(found)} settings; all are in {sweep_folder.RESULTS}")
+
+
+def show_best(best: Trial, setting: Setting, several_seeds: bool) -> None:
+    """Print the best network's numbers and figures."""
+    names = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+    figures = ", ".join(
+        f"{name.replace('_', ' ')} {best.record[name]:.4g}" for name in names if name in best.record
+    )
+    named = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in setting.items())
+    which = f"its best seed, {best.seed}" if several_seeds else f"seed {best.seed}"
+    say(f"best       {named or 'as given'}; {which}: {figures}")

@@ -21,7 +21,7 @@ from jaxmlp.cli.console import (
     use_compile_cache,
     warn,
 )
-from jaxmlp.cli.of_runs import about_run, draw, heading
+from jaxmlp.cli.of_runs import about_run, draw, folder_of_beginning, heading
 from jaxmlp.cli.options import OF_THE_TRAINING, Train, given, kept
 from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
 from jaxmlp.cli.problem import (
@@ -77,8 +77,7 @@ def _train(options: Train) -> None:
                 f"batch_size: expected a multiple of the {n_devices} devices, got "
                 f"{options.batch_size}"
             )
-        # The folder that it was begun in, by which its paths go.
-        begun_in = _begun_in(options)
+        begun_in = folder_of_beginning(options, runs.begun_in)
         network, data, settings = prepared(options, device, begun_in)
     with bad_input_of_any():
         check_same({"dataset": description(data)})
@@ -116,13 +115,6 @@ def _train(options: Train) -> None:
         raise Ended(128 + stopped.signal) from None
     if is_first():
         _finish(results, run, options, time.perf_counter() - begin)
-
-
-def _begun_in(options: Train) -> str | None:
-    """Return the folder that a run was begun in which is to go on, where that is known."""
-    if not options.resume or options.output is None:
-        return None
-    return runs.begun_in(options.output)
 
 
 def _resume(run: Path) -> str:

@@ -45,11 +45,24 @@ def read_sweep(folder: Path) -> dict[str, Any] | None:
         content["settings"] = [{str(n): float(v) for n, v in s.items()} for s in settings]
         if not isinstance(content["options"], dict) or not isinstance(content["fingerprint"], str):
             raise ValueError("expected options and a fingerprint")
+        if not isinstance(content.get("folder"), str | None):  # None or nothing: not known
+            raise ValueError("expected the folder that it was begun in")
         if size is not None:
             check_count("members_per_pass", size)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: not a sweep's: {error}") from error
     return content
+
+
+def begun_in(folder: Path) -> str | None:
+    """Return the folder that a sweep was begun in, where that is known.
+
+    Raises:
+        OSError: sweep.json cannot be read.
+        ValueError: It is damaged.
+    """
+    saved = read_sweep(folder)
+    return None if saved is None else saved.get("folder")
 
 
 def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
