@@ -134,6 +134,13 @@ TRAIN = {
         lambda: csv(names=["NA", *NAMES[1:]]), "--dataset bad.csv",
         "bad.csv: expected a target in column 'animal' of row 2, got 'NA'",
     ),
+    "a column that is not there is to be ignored": (
+        None, "--dataset animals.csv --ignore tial",
+        "animals.csv: unknown ignored column 'tial': did you mean 'tail'?",
+    ),
+    "a column of an array is to be ignored": (
+        None, "--dataset images.npz --ignore tail", "ignore: expected none for images.npz, whose",
+    ),
     "names for numbers": (
         None, "--dataset animals.csv --targets numbers",
         "animals.csv: expected a number in column 'animal' of row 2, got ",
@@ -523,7 +530,7 @@ MODELS = {
     ),
     "evaluate: a column is missing": (
         lambda: rows("bad.csv", ("tail", "wings")), "evaluate animals --dataset bad.csv",
-        "bad.csv: expected a column 'tail', got none",
+        "bad.csv: expected a column 'tail' as trained, got ",
     ),
     "evaluate: no column of the targets' name": (
         lambda: csv((*FEATURES, "beast"), INPUTS, NAMES), "evaluate animals --dataset bad.csv",
@@ -599,6 +606,17 @@ MODELS = {
     ),
     "predict: a truncated npz": (truncated_npz, "predict animals bad.npz", "bad.npz: expected an"),
     "predict: a damaged npz": (damaged_npz, "predict animals bad.npz", "bad.npz: expected an int"),
+    "predict: a column that is not there is to be kept": (
+        None, "predict animals animals.csv --keep id", "animals.csv: unknown kept column 'id'",
+    ),
+    "predict: a column of an array is to be kept": (
+        lambda: np.save("bad.npy", INPUTS), "predict animals bad.npy --keep tail",
+        "keep: expected none for bad.npy, whose columns have no names, got 'tail'",
+    ),
+    "predict: a column is to be kept in an archive": (
+        None, "predict animals animals.csv --keep tail --output out.npz",
+        "keep: expected none for out.npz, which is no table, got 'tail'",
+    ),
     "predict: an output that exists": (
         lambda: text("precious", "predictions.csv"), "predict animals animals-test.csv",
         "output: expected a new file, got predictions.csv, which exists (--overwrite replaces it)",

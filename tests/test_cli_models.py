@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from command import ANIMALS, FEATURES, TINY, animals, tree, write_csv
+from command import ANIMALS, FEATURES, TINY, animals, same_model, tree, write_csv
 from safetensors.numpy import load_file
 
 import jaxmlp
@@ -182,6 +182,36 @@ def test_predict_takes_columns_by_name_in_any_order_beside_others(succeed):
     write_csv(Path("new.csv"), ("tail", "height", "weight"), *inputs.T[[2, 0, 1]])
     succeed("predict", "animals", "new.csv", "--overwrite")
     np.testing.assert_array_equal(table("predictions.csv")[2], expected)
+
+
+def test_a_table_with_names_of_its_rows(succeed):
+    """They are ignored in training and what reads its data again, and kept beside predictions."""
+    inputs, names = animals()
+    ids = [f"row {n}" for n in range(60)]
+    header = ("id", *FEATURES, "animal", "seen")
+    write_csv(Path("named.csv"), header, ids, *inputs.T, names, ids)
+    given = ("--dataset", "named.csv", "--ignore", "id", "seen", "--standardize")
+    succeed("train", *given, *TINY, "--output", "named")
+    succeed("train", "--dataset", "animals.csv", "--standardize", *TINY, "--output", "plain")
+    assert same_model("named", "plain")
+    assert "is trained already" in succeed("train", "--output", "named", "--resume")
+    report = succeed("evaluate", "plain").partition("\n")[2]
+    assert succeed("evaluate", "named").partition("\n")[2] == report
+    for file in ("named.csv", "animals.csv"):  # with such columns and without
+        for part in ((), ("--part", "train")):
+            output = succeed("evaluate", "named", "--dataset", file, *part)
+            assert output.partition("\n")[2] == report
+    assert "row" in succeed("influence", "named", "--part", "train")
+    succeed("predict", "named", "named.csv", "--keep", "id", "animal")
+    header, first, _ = table_of_text("predictions.csv")
+    assert header[:3] == ["id", "animal", "prediction"] and first == ids
+
+
+def table_of_text(path):
+    """A table's header, its first column, and its other columns as they are."""
+    with open(path, newline="") as file:
+        header, *rows = csv.reader(file)
+    return header, [row[0] for row in rows], [row[1:] for row in rows]
 
 
 @pytest.mark.parametrize("suffix", ["npz", "npy"])

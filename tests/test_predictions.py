@@ -44,6 +44,47 @@ def test_a_table_has_the_class_and_every_probability(tmp_path):
     assert path.read_bytes().count(b"\r") == 0
 
 
+def test_columns_that_are_kept_come_first(tmp_path):
+    path = tmp_path / "out.csv"
+    with open_predictions(path, 3, NAMES, 3, kept=("id", "note, if any")) as out:
+        out.write(CHUNKS[0], kept=[["7", "8"], ["", 'say "x"']])
+        out.write(CHUNKS[1], kept=[["9"], ["a,b"]])
+    assert read_table(path) == [
+        ["id", "note, if any", "prediction", *(f"probability_{name}" for name in NAMES)],
+        ["7", "", 'a "dog"', "0.25", "0.5", "0.25"],
+        ["8", 'say "x"', "cat", "1", "0", "0"],
+        ["9", "a,b", "cow, or calf", "0.125", "0.125", "0.75"],
+    ]
+
+
+def test_what_cannot_be_kept_is_named(tmp_path):
+    def written_with(name, *kept, fields=()):
+        with open_predictions(tmp_path / name, None, NAMES, 3, kept=kept) as out:
+            out.write(CHUNKS[0], kept=fields)
+
+    path, archive = tmp_path / "out.csv", tmp_path / "out.npz"
+    for call, expected in (
+        (
+            lambda: written_with("out.npz", "id"),
+            f"keep: expected none for {archive}, which is no table, got 'id'",
+        ),
+        (
+            lambda: written_with("out.csv", "prediction"),
+            f"keep: expected other columns than those of {path}, once each, got 'prediction'",
+        ),
+        (
+            lambda: written_with("out.csv", "id", "id"),
+            f"keep: expected other columns than those of {path}, once each, got 'id'",
+        ),
+        (
+            lambda: written_with("out.csv", "id", fields=[["7"]]),
+            f"{path}: expected 2 fields of 1 columns that are kept, got [1]",
+        ),
+    ):
+        assert message_of(ValueError, call) == expected
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_archive_has_the_classes_and_the_probabilities(tmp_path):
     path = written(tmp_path / "out.npz", CHUNKS, NAMES, 3, n_rows=3)
     with np.load(path, allow_pickle=False) as file:

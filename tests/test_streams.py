@@ -75,6 +75,25 @@ def test_columns_of_a_table_are_matched_by_name_and_others_passed_over(tmp_path)
     assert chunk.dtype == np.float64 and chunk.tolist() == [[2, 1], [4, 3.5]]
 
 
+def test_the_fields_of_columns_that_are_kept_come_beside_every_chunk(tmp_path):
+    path = table(tmp_path, "name,b,a,y\n Ann ,1,2,x\n,3.5,4,\n")
+    for features in (("b", "a"), None):
+        inputs = open_inputs(path, 2, features, target="y", keep=("y", "name"))
+        assert inputs.kept == ("y", "name")
+        ((chunk, kept),) = inputs.with_kept()
+        assert chunk.tolist() == [[1, 2], [3.5, 4]]
+        assert kept == [["x", ""], ["Ann", ""]]
+        assert [part.tolist() for part in inputs] == [chunk.tolist()]
+    assert message_of(ValueError, lambda: open_inputs(path, 2, ("a", "b"), keep=["nam"])) == (
+        f"{path}: unknown kept column 'nam': did you mean 'name'? expected one of 'name', 'b', "
+        "'a', 'y'"
+    )
+    np.save(tmp_path / "set.npy", np.zeros((2, 2)))
+    assert message_of(ValueError, lambda: open_inputs(tmp_path / "set.npy", 2, keep=["a"])) == (
+        f"keep: expected none for {tmp_path / 'set.npy'}, whose columns have no names, got 'a'"
+    )
+
+
 @pytest.mark.parametrize("header", ["a,b,y", "a,b", "a,b,sample_weight,split", "y,a,b,split"])
 def test_without_names_all_columns_count_but_target_weight_and_split(tmp_path, header):
     fields = {"a": "1", "b": "2", "y": "x", "sample_weight": "1", "split": "test"}

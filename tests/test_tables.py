@@ -294,8 +294,8 @@ FAULTS = {
     ),
     "a column of words that is not the last": (
         "a,kind,y\n1,x,2\n2,z,3\n",
-        "expected a number in column 'kind' of row 2, got 'x'; the last column, 'y', is taken for "
-        "the targets: another one by --target, such as 'kind'",
+        "expected a number in column 'kind' of row 2, got 'x'; --ignore kind leaves that column "
+        "out, and --target takes it for the targets in the place of 'y'",
     ),
     "a negative weight": (
         "a,y,sample_weight\n1,x,1\n2,y,-1\n",
@@ -360,7 +360,8 @@ COMPANIONS = {
     ),
     "a word": (
         "age,height,kind\n1,tall,cat\n",
-        "expected a number in column 'height' of row 2, got 'tall'",
+        "expected a number in column 'height' of row 2, got 'tall'; --ignore height leaves that "
+        "column out",
     ),
 }
 
@@ -371,6 +372,61 @@ def test_every_fault_of_a_file_for_validation_is_named(tmp_path, fault):
     train, path = saved(tmp_path, TABLE), saved(tmp_path, text, "validation.csv")
     assert message_of(ValueError, lambda: load_dataset(train, validation_file=path)) == (
         f"{path}: {expected.format(train=train)}"
+    )
+
+
+NAMED = """who,age,height,note,kind,sample_weight
+1,2,3,good,cat,5
+2,4,5,,dog,0
+3,6,7,"a, b",cat,1
+"""
+
+
+def test_columns_that_are_ignored_are_passed_over_in_every_file(tmp_path):
+    train, path = saved(tmp_path, NAMED), saved(tmp_path, TABLE, "validation.csv")
+    data = load_dataset(train, validation_file=path, ignore=("who", "note"))
+    assert data.features == ("age", "height")
+    assert (data.target, data.classes) == ("kind", ("cat", "dog"))
+    np.testing.assert_array_equal(data.train.inputs, [[2, 3], [4, 5], [6, 7]])
+    np.testing.assert_array_equal(data.train.weights, [5, 0, 1])
+    assert data.validation is not None and data.validation.inputs.shape[1] == 2
+    same = load_dataset(train, ignore=["who", "note", "sample_weight"], target="kind")
+    assert same.train.weights is None and same.features == data.features
+    # The last column is that of the targets, of those that are left.
+    other = load_dataset(train, ignore=["who", "note", "kind"])
+    assert (other.target, other.features) == ("height", ("age",))
+
+
+def test_what_cannot_be_ignored_is_named(tmp_path):
+    path = saved(tmp_path, NAMED)
+    for options, expected in (
+        (
+            {"ignore": ["who", "nots"]},
+            f"{path}: unknown ignored column 'nots': did you mean 'note'? expected one of 'who', ",
+        ),
+        (
+            {"ignore": ["kind"], "target": "kind"},
+            "ignore: expected other columns than that of the targets, got 'kind'",
+        ),
+        (
+            {"ignore": ["who", "age", "height", "note"]},
+            f"{path}: expected at least one column of inputs beside 'kind', got none",
+        ),
+        (
+            {"ignore": ["who"], "target": "kind"},
+            f"{path}: expected a number in column 'note' of row 2, got 'good'; --ignore note "
+            "leaves that column out",
+        ),
+    ):
+        text = message_of(ValueError, lambda options=options: load_dataset(path, **options))
+        assert text.startswith(expected)
+    archive = tmp_path / "a.npz"
+    np.savez(archive, inputs=np.zeros((2, 2)), targets=np.arange(2))
+    assert message_of(ValueError, lambda: load_dataset(archive, ignore=["a"])) == (
+        f"ignore: expected none for {archive}, whose inputs have no names, got 'a'"
+    )
+    assert message_of(ValueError, lambda: load_dataset("iris", ignore=["a"])).startswith(
+        "ignore: expected none for iris, which is a known dataset"
     )
 
 

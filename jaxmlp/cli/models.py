@@ -65,6 +65,8 @@ class Predict:
     output: Path = Path("predictions.csv")
     """A file .csv or .npz for the predictions and, for classes, their probabilities; of an
     ensemble with the members' disagreement."""
+    keep: tuple[str, ...] = ()
+    """Columns of a .csv file that go into the output's as they are, such as names of the rows."""
     overwrite: bool = False
     """Replace the output where it exists."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -152,7 +154,9 @@ def predict(options: Predict) -> None:
         model = load_model(options.run, device, ensembles=True)
         network = model.network
         _check_members(options.run, model)
-        inputs = open_inputs(options.file, network.sizes[0], model.features, model.target)
+        inputs = open_inputs(
+            options.file, network.sizes[0], model.features, model.target, options.keep
+        )
         if model.features is None and options.file.suffix.lower() == ".csv":
             warn(
                 f"{options.run} keeps no names of its inputs: the columns are taken in their order"
@@ -166,13 +170,14 @@ def predict(options: Predict) -> None:
                 model.classes,
                 network.sizes[-1],
                 disagreeing=model.members is not None,
+                kept=options.keep,
             ) as out,
             bad_input(),
         ):
-            for chunk in inputs:
+            for chunk, kept in inputs.with_kept():
                 ready, left = _prepared(options.file, model, chunk, rows)
                 with failing_run(device), jax.default_device(device):
-                    out.write(*_predicted(model, ready, left))
+                    out.write(*_predicted(model, ready, left), kept=kept)
                 rows += len(chunk)
     seconds = time.perf_counter() - begin
     say(f"{rows:,} predictions in {options.output} after {seconds:.1f} s")

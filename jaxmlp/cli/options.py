@@ -24,6 +24,8 @@ class Common:
     data prepare` prepared; by default what it prepared in its own default folder."""
     target: str | None = None
     """The column of a .csv file to predict; by default the last."""
+    ignore: tuple[str, ...] = ()
+    """Columns of a .csv file that are no inputs, such as names or numbers of its rows."""
     targets: Literal["auto", "classes", "numbers"] = "auto"
     """What a file's targets are: by default words and integers are classes, others numbers."""
     validation_fraction: float = 0.0

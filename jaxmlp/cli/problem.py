@@ -117,6 +117,7 @@ def prepared(
         test_file=found(options.test_file, folder),
         seed=options.seed,
         stream=options.stream,
+        ignore=options.ignore,
     )
     if options.standardize:
         data = standardized(data)

@@ -16,6 +16,7 @@ from jaxmlp.data import Dataset, Examples, load_dataset
 from jaxmlp.data.contents import listed
 from jaxmlp.data.datasets import is_own
 from jaxmlp.data.splits import read
+from jaxmlp.data.tables import open_table
 from jaxmlp.network import Network, Parameters
 from jaxmlp.scaling import Scaling, TargetScaling
 from jaxmlp.training import models, runs
@@ -193,9 +194,15 @@ def _data_of_run(model: Model, data_dir: Path | None, find: Any) -> Dataset:
 
 
 def _arguments(model: Model, name: str) -> dict[str, Any]:
-    """Return how the targets of a file of the user's own are read."""
-    target = model.target if name.lower().endswith(".csv") else None
-    return {"target": target, "regression": REGRESSION[model.options.targets]}
+    """Return how a file of the user's own is read, whether it is the run's or another."""
+    options = model.options
+    result: dict[str, Any] = {"regression": REGRESSION[options.targets]}
+    if name.lower().endswith(".csv"):
+        result["target"], result["ignore"] = model.target, options.ignore
+        if name != options.dataset and options.ignore:  # it may have no such columns
+            header = open_table(Path(name).expanduser()).header
+            result["ignore"] = [column for column in options.ignore if column in header]
+    return result
 
 
 def part_of(data: Dataset, part: str | None, order: Sequence[str]) -> tuple[str, Examples]:

@@ -12,7 +12,7 @@ from jaxmlp.data.contents import Contents, listed
 from jaxmlp.data.examples import Dataset, Examples
 from jaxmlp.data.labels import Kind, different, encoded, is_integer, kind_of, numbers
 from jaxmlp.data.splits import subset
-from jaxmlp.data.tables import read_table
+from jaxmlp.data.tables import open_table, read_table
 from jaxmlp.scaling import PIXELS
 
 _AS_NUMBERS = " (--targets numbers, or regression=True, takes integers as numbers)"
@@ -37,6 +37,7 @@ def read_dataset(
     test_file: str | os.PathLike[str] | None = None,
     regression: bool | None = None,
     stream: bool = False,
+    ignore: Sequence[str] = (),
 ) -> Dataset:
     """Return the dataset of a file .npz or .csv or of a folder of .npy, and of its companions.
 
@@ -48,6 +49,7 @@ def read_dataset(
         regression: Whether the targets are numbers; by default the rule of `jaxmlp.data.labels`.
         stream: Whether the inputs stay unread, as `StoredInputs`: those of all parts of the first
             file.
+        ignore: The columns of a .csv that are neither inputs nor targets nor weights.
 
     Returns:
         The dataset. Where neither a `split` nor a file says which examples are for validation or
@@ -57,7 +59,7 @@ def read_dataset(
         OSError: A file cannot be read.
         ValueError: A file is damaged, or they do not fit each other.
     """
-    contents = _read(path, target, stream)
+    contents = _read(path, target, stream, _checked_ignored(path, ignore))
     kind = kind_of(contents, regression)
     train_rows = contents.rows_of("train")
     if train_rows is not None and not len(train_rows):
@@ -91,7 +93,7 @@ def read_dataset(
                     f"{part}_file: expected none where the split of {contents.path} has "
                     f"{part} examples, got {file}"
                 )
-            parts[part] = _companion(contents, part, file, kind, classes, width)
+            parts[part] = _companion(contents, part, file, kind, classes, width, ignore)
     return Dataset(
         name=contents.path.stem,
         source=str(contents.path),
@@ -136,9 +138,8 @@ def read_examples(path: str | os.PathLike[str], expected: Expected) -> Examples:
         OSError: The file cannot be read.
         ValueError: It is damaged, or not what the model expects.
     """
-    contents = _read(path, expected.target if str(path).lower().endswith(".csv") else None)
-    if expected.features is not None and contents.features is not None:
-        contents = _with_features(contents, expected.features)
+    target = expected.target if str(path).lower().endswith(".csv") else None
+    contents = _read(path, target, features=expected.features)
     if contents.inputs.shape[1] != expected.n_inputs:
         raise ValueError(
             f"{contents.path}: expected {expected.n_inputs} inputs, got {contents.inputs.shape[1]}"
@@ -156,17 +157,31 @@ def read_examples(path: str | os.PathLike[str], expected: Expected) -> Examples:
     return _examples(contents, "names", list(expected.classes))
 
 
-def _with_features(contents: Contents, features: Sequence[str]) -> Contents:
-    """Return the contents with these columns as inputs, in this order."""
-    assert contents.features is not None
-    for name in features:
-        if name not in contents.features:
-            raise ValueError(f"{contents.path}: expected a column {name!r}, got none")
-    order = [contents.features.index(name) for name in features]
-    return contents._replace(inputs=contents.inputs[:, order], features=tuple(features))
+def _checked_ignored(path: str | os.PathLike[str], ignore: Sequence[str]) -> Sequence[str]:
+    """Return the names of the columns to ignore, each of which a table has.
+
+    Raises:
+        ValueError: It has not, or there is no table.
+    """
+    path = Path(path).expanduser()
+    if ignore and kind_of_file(path) != ".csv":
+        raise ValueError(
+            f"ignore: expected none for {path}, whose inputs have no names, got {listed(ignore)}"
+        )
+    if ignore:
+        table = open_table(path)
+        for name in ignore:
+            table.place(name, "ignored column")
+    return ignore
 
 
-def _read(path: str | os.PathLike[str], target: str | None, stream: bool = False) -> Contents:
+def _read(
+    path: str | os.PathLike[str],
+    target: str | None,
+    stream: bool = False,
+    ignore: Sequence[str] = (),
+    features: Sequence[str] | None = None,
+) -> Contents:
     path = Path(path).expanduser()
     if kind_of_file(path) == ".csv":
         if stream:
@@ -174,7 +189,7 @@ def _read(path: str | os.PathLike[str], target: str | None, stream: bool = False
                 f"stream: expected it for a file .npz or a folder of .npy, got {path}, which is "
                 "read line after line"
             )
-        return read_table(path, target)
+        return read_table(path, target, ignore, features)
     if target is not None:
         raise ValueError(
             f"target: expected none for {path}, whose targets are its array 'targets', got "
@@ -195,13 +210,14 @@ def _companion(
     kind: Kind,
     classes: list[Any] | None,
     width: int,
+    ignore: Sequence[str],
 ) -> Examples:
     """Return the examples of a file that goes with the one for training."""
     kind_of_first = kind_of_file(first.path)
     if kind_of_file(Path(file).expanduser()) != kind_of_first:
         expected = "folder" if kind_of_first == "folder" else f"file {kind_of_first}"
         raise ValueError(f"{part}_file: expected a {expected}, as {first.path}, got {file}")
-    contents = _read(file, first.target)
+    contents = _read(file, first.target, ignore=ignore)
     path = contents.path
     if contents.split is not None:
         raise ValueError(f"{path}: expected no split in a file for {part} alone, got one")

@@ -1,6 +1,7 @@
 """The datasets: from a name or a file to arrays, split into training, validation and test."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def load_dataset(
     seed: int = 0,
     regression: bool | None = None,
     stream: bool = False,
+    ignore: Sequence[str] = (),
 ) -> Dataset:
     """Return a dataset by its name or from a file, without any network.
 
@@ -69,6 +71,8 @@ def load_dataset(
         stream: Leave the inputs of the training examples where they are, in a folder or an
             uncompressed file .npz: they are `StoredInputs`, which `fit` reads as it needs them.
             What is for validation and testing is read.
+        ignore: The names of a .csv's columns that are passed over, such as names or numbers of its
+            rows.
 
     Returns:
         The dataset in NumPy arrays: inputs uint8, float32 or float64, targets int32 classes (N,)
@@ -92,7 +96,7 @@ def load_dataset(
     """
     if is_own(name):
         _check_none(str(name), "is a file itself", data_dir=data_dir)
-        dataset = read_dataset(name, target, validation_file, test_file, regression, stream)
+        dataset = read_dataset(name, target, validation_file, test_file, regression, stream, ignore)
         return with_read_parts(with_validation(dataset, validation_fraction, seed))
     try:
         check_name("dataset", str(name), DATASETS)
@@ -106,6 +110,7 @@ def load_dataset(
         validation_file=validation_file,
         test_file=test_file,
         regression=regression,
+        ignore=ignore or None,
     )
     if stream:
         raise ValueError(

@@ -3,7 +3,8 @@
 A file .csv has a column `prediction` and for each class `probability_<class>`; for a regression
 `prediction`, or `prediction_0`, `prediction_1` … where there are several outputs. A file .npz has
 an array `prediction` (N,), of the classes' names, and `probabilities` (N, K); for a regression
-`prediction` alone, (N,) or (N, K). Of an ensemble there is a `disagreement` beside, (N,).
+`prediction` alone, (N,) or (N, K). Of an ensemble there is a `disagreement` beside, (N,). Columns
+of text that are kept, such as names of the rows, come first in a file .csv.
 """
 
 import abc
@@ -22,6 +23,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from numpy.lib import format as npy_format
 
+from jaxmlp.data.contents import listed
+
 SUFFIXES = (".csv", ".npz")
 
 
@@ -35,6 +38,7 @@ class Predictions(abc.ABC):
         classes: Sequence[str] | None,
         n_outputs: int,
         disagreeing: bool,
+        kept: Sequence[str],
         stack: contextlib.ExitStack,
     ):
         self.n_written = 0
@@ -43,19 +47,26 @@ class Predictions(abc.ABC):
         self._classes = classes
         self._n_outputs = n_outputs
         self._disagreeing = disagreeing
+        self._kept = kept
         self._begin(stack)
 
-    def write(self, chunk: ArrayLike, disagreement: ArrayLike | None = None) -> None:
+    def write(
+        self,
+        chunk: ArrayLike,
+        disagreement: ArrayLike | None = None,
+        kept: Sequence[Sequence[str]] = (),
+    ) -> None:
         """Append rows.
 
         Args:
             chunk: (n, K) probabilities or expected values; they are written as float32.
             disagreement: (n,), that of the members about each, where the file has one.
+            kept: The n fields of every column that is kept.
 
         Raises:
             OSError: The file cannot be written.
             ValueError: The chunk has another shape, or there is no disagreement though there should
-                be one, or the other way round.
+                be one, or the other way round, or other fields.
         """
         with np.errstate(over="ignore"):
             values = np.asarray(chunk, np.float32)
@@ -70,8 +81,13 @@ class Predictions(abc.ABC):
             raise ValueError(
                 f"{self._path}: expected a disagreement of shape {expected}, got {got}"
             )
+        if [len(column) for column in kept] != [len(values)] * len(self._kept):
+            raise ValueError(
+                f"{self._path}: expected {len(values)} fields of {len(self._kept)} columns that "
+                f"are kept, got {[len(column) for column in kept]}"
+            )
         with _writing(self._path):
-            self._append(values, beside)
+            self._append(values, beside, kept)
         self.n_written += len(values)
 
     @abc.abstractmethod
@@ -79,8 +95,13 @@ class Predictions(abc.ABC):
         """Make ready; what must be closed goes on the stack."""
 
     @abc.abstractmethod
-    def _append(self, values: np.ndarray, disagreement: np.ndarray | None) -> None:
-        """Append rows (n, K), and the members' disagreement (n,) about them or None."""
+    def _append(
+        self,
+        values: np.ndarray,
+        disagreement: np.ndarray | None,
+        kept: Sequence[Sequence[str]],
+    ) -> None:
+        """Append rows (n, K), the members' disagreement (n,) about them or None, what is kept."""
 
     @abc.abstractmethod
     def finish(self) -> None:
@@ -94,6 +115,7 @@ def open_predictions(
     classes: Sequence[str] | None,
     n_outputs: int,
     disagreeing: bool = False,
+    kept: Sequence[str] = (),
 ) -> Iterator[Predictions]:
     """Open a file of predictions for writing.
 
@@ -106,6 +128,7 @@ def open_predictions(
         classes: The names of the K classes, or None for a regression.
         n_outputs: K.
         disagreeing: Whether the members of an ensemble disagree about each row.
+        kept: The names of the columns of text that come first, in a file .csv.
 
     Yields:
         An object whose `write(chunk)` appends (n, K) probabilities or expected values, and
@@ -114,7 +137,7 @@ def open_predictions(
     Raises:
         OSError: The path is a folder, or the file cannot be written.
         ValueError: The path ends in another way, there are other than K classes, a chunk is not
-            (n, K), or other than `n_rows` rows were written.
+            (n, K), other than `n_rows` rows were written, or a column cannot be kept.
 
     Example:
         >>> import tempfile
@@ -132,6 +155,8 @@ def open_predictions(
         raise ValueError(f"{path}: expected a file {' or '.join(SUFFIXES)} for the predictions")
     if classes is not None and len(classes) != n_outputs:
         raise ValueError(f"classes: expected {n_outputs} names, one an output, got {len(classes)}")
+    if kept and path.suffix.lower() != ".csv":
+        raise ValueError(f"keep: expected none for {path}, which is no table, got {listed(kept)}")
     if path.is_dir():
         raise OSError(f"{path}: expected a file for the predictions, got a folder")
     kind = _Table if path.suffix.lower() == ".csv" else _Archive
@@ -142,7 +167,7 @@ def open_predictions(
         stack.callback(unfinished.unlink, missing_ok=True)
         stack.callback(_close, file)
         with _writing(path):
-            writer = kind(path, file, classes, n_outputs, disagreeing, stack)
+            writer = kind(path, file, classes, n_outputs, disagreeing, kept, stack)
         yield writer
         if n_rows is not None and writer.n_written != n_rows:
             raise ValueError(
@@ -181,15 +206,30 @@ class _Table(Predictions):
         else:
             header = ["prediction"] if k == 1 else [f"prediction_{index}" for index in range(k)]
         header += ["disagreement"] * self._disagreeing
+        for number, name in enumerate(self._kept):
+            if name in header or name in self._kept[:number]:
+                raise ValueError(
+                    f"keep: expected other columns than those of {self._path}, once each, got "
+                    f"{name!r}"
+                )
+        header = [*self._kept, *header]
         self._format = ",".join(["%.9g"] * (k + self._disagreeing))
         self._file.write((_line(header) + "\n").encode())
 
-    def _append(self, values: np.ndarray, disagreement: np.ndarray | None) -> None:
+    def _append(
+        self,
+        values: np.ndarray,
+        disagreement: np.ndarray | None,
+        kept: Sequence[Sequence[str]],
+    ) -> None:
         numbers = values if disagreement is None else np.column_stack([values, disagreement])
         lines = [self._format % tuple(row) for row in numbers.tolist()]
         if self._classes is not None:
             best = values.argmax(axis=1).tolist()
             lines = [f"{self._quoted[k]},{line}" for k, line in zip(best, lines, strict=True)]
+        if kept:
+            rows = zip(*kept, strict=True)
+            lines = [f"{_line(row)},{line}" for row, line in zip(rows, lines, strict=True)]
         if lines:
             self._file.write(("\n".join(lines) + "\n").encode())
 
@@ -209,7 +249,12 @@ class _Archive(Predictions):
         self._names = None if self._classes is None else np.array(self._classes, np.str_)
         self._disagreement = beside() if self._disagreeing else None
 
-    def _append(self, values: np.ndarray, disagreement: np.ndarray | None) -> None:
+    def _append(
+        self,
+        values: np.ndarray,
+        disagreement: np.ndarray | None,
+        kept: Sequence[Sequence[str]],
+    ) -> None:
         if self._disagreement is not None and disagreement is not None:
             self._disagreement.write(disagreement.tobytes())
         if self._names is None or self._probabilities is None:

@@ -31,6 +31,9 @@ from jaxmlp.data.tables import BLOCK, Table, input_columns, open_table
 _CHUNK_BYTES = 2**26
 
 
+Chunk = tuple[np.ndarray, list[list[str]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     """A file's inputs, to be iterated over: chunks (n, D) of at most 8192 rows, in order.
@@ -41,14 +44,21 @@ class Inputs:
     Attributes:
         n_rows: The number of rows, or None where only reading tells.
         n_inputs: D.
+        kept: The names of the columns that come beside the inputs, see `with_kept`.
     """
 
     n_rows: int | None
     n_inputs: int
-    _chunks: Callable[[], Iterator[np.ndarray]] = dataclasses.field(repr=False)
+    _chunks: Callable[[], Iterator[Chunk]] = dataclasses.field(repr=False)
+    kept: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield the chunks."""
+        for chunk, _ in self._chunks():
+            yield chunk
+
+    def with_kept(self) -> Iterator[Chunk]:
+        """Yield the chunks, and beside each the n fields of every column that is kept."""
         return self._chunks()
 
 
@@ -57,6 +67,7 @@ def open_inputs(
     n_inputs: int,
     features: Sequence[str] | None = None,
     target: str | None = None,
+    keep: Sequence[str] = (),
 ) -> Inputs:
     """Return the inputs of a file, to be read some rows at a time.
 
@@ -68,6 +79,8 @@ def open_inputs(
             order, and others passed over. By default all its columns but "sample_weight" and
             "split".
         target: The column of the targets, which is passed over if it is there.
+        keep: Columns of a table whose fields are kept beside the inputs. Without the names of the
+            inputs they are none.
 
     Returns:
         The inputs: uint8 and float32 as they are, other integers and floats in float32 or float64,
@@ -80,7 +93,11 @@ def open_inputs(
     path = Path(path).expanduser()
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        return _open_table(path, n_inputs, features, target)
+        return _open_table(path, n_inputs, features, target, keep)
+    if keep:
+        raise ValueError(
+            f"keep: expected none for {path}, whose columns have no names, got {listed(keep)}"
+        )
     if suffix == ".npz":
         return _open_archive(path, n_inputs)
     if suffix == ".npy":
@@ -89,9 +106,14 @@ def open_inputs(
 
 
 def _open_table(
-    path: Path, n_inputs: int, features: Sequence[str] | None, target: str | None
+    path: Path,
+    n_inputs: int,
+    features: Sequence[str] | None,
+    target: str | None,
+    keep: Sequence[str],
 ) -> Inputs:
     table = open_table(path)
+    kept = [table.place(name, "kept column") for name in keep]
     if features is not None:
         for name in features:
             if name not in table.header:
@@ -100,18 +122,19 @@ def _open_table(
                 )
         columns = [table.header.index(name) for name in features]
     else:
-        columns = [place for place in input_columns(table) if table.header[place] != target]
+        others = (target, *keep)
+        columns = [place for place in input_columns(table) if table.header[place] not in others]
     if len(columns) != n_inputs:
         raise ValueError(
             f"{path}: expected {n_inputs} columns of inputs, got {len(columns)}: "
             f"{listed(table.header[column] for column in columns)}"
         )
-    return Inputs(None, n_inputs, lambda: _table_chunks(table, columns))
+    return Inputs(None, n_inputs, lambda: _table_chunks(table, columns, kept), tuple(keep))
 
 
-def _table_chunks(table: Table, columns: list[int]) -> Iterator[np.ndarray]:
+def _table_chunks(table: Table, columns: list[int], kept: list[int]) -> Iterator[Chunk]:
     for block in table.blocks():
-        yield table.numbers(block, columns)
+        yield table.numbers(block, columns), [block.column(place) for place in kept]
 
 
 def _open_archive(path: Path, n_inputs: int) -> Inputs:
@@ -123,7 +146,7 @@ def _open_archive(path: Path, n_inputs: int) -> Inputs:
         stream.close()
     _check_width(path, header, n_inputs)
 
-    def chunks() -> Iterator[np.ndarray]:
+    def chunks() -> Iterator[Chunk]:
         with opened_archive(path) as archive:
             stream, header = open_member(path, archive, "inputs")
             with stream:
@@ -156,7 +179,7 @@ def _open_array(path: Path, n_inputs: int) -> Inputs:
     stream.close()
     _check_width(path, header, n_inputs)
 
-    def chunks() -> Iterator[np.ndarray]:
+    def chunks() -> Iterator[Chunk]:
         stream, header = opened()
         with stream:
             if header.fortran_order:
@@ -184,22 +207,20 @@ def _slices(header: Header) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, n_rows)
 
 
-def _chunks(path: Path, stream: IO[bytes], header: Header, n_inputs: int) -> Iterator[np.ndarray]:
+def _chunks(path: Path, stream: IO[bytes], header: Header, n_inputs: int) -> Iterator[Chunk]:
     for start, end in _slices(header):
         raw = np.empty((end - start, n_inputs), header.dtype)
         fill(stream, raw)
         chunk = raw.astype(input_dtype(raw.dtype), copy=False)
         check_inputs_finite(path, chunk, start)
-        yield chunk
+        yield chunk, []
     stream.read(1)  # at the end a zip file compares its checksum
 
 
-def _fortran_chunks(
-    path: Path, file: IO[bytes], offset: int, header: Header
-) -> Iterator[np.ndarray]:
+def _fortran_chunks(path: Path, file: IO[bytes], offset: int, header: Header) -> Iterator[Chunk]:
     array = np.memmap(file, header.dtype, "r", offset, header.shape, "F")
     for start, end in _slices(header):
         rows = np.ascontiguousarray(array[start:end]).reshape(end - start, -1)
         chunk = rows.astype(input_dtype(rows.dtype), copy=False)
         check_inputs_finite(path, chunk, start)
-        yield chunk
+        yield chunk, []

@@ -11,7 +11,8 @@ import itertools
 import math
 import operator
 import os
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,13 +177,20 @@ def open_table(path: str | os.PathLike[str]) -> Table:
     return Table(path, header)
 
 
-def read_table(path: str | os.PathLike[str], target: str | None = None) -> Contents:
+def read_table(
+    path: str | os.PathLike[str],
+    target: str | None = None,
+    ignore: Collection[str] = (),
+    features: Sequence[str] | None = None,
+) -> Contents:
     """Return the rows of a csv file.
 
     Args:
         path: The file.
         target: The column of the targets; by default the last one that is neither "sample_weight"
             nor "split".
+        ignore: Columns that are passed over where they are there.
+        features: The columns of a model's inputs, in their order; by default all others.
 
     Returns:
         Its contents: inputs float64, targets as strings. The columns "sample_weight" and "split"
@@ -194,13 +202,25 @@ def read_table(path: str | os.PathLike[str], target: str | None = None) -> Conte
             or none of what its column holds; it names the row and the column.
     """
     table = open_table(path)
-    columns = input_columns(table)
+    columns = [place for place in input_columns(table) if table.header[place] not in ignore]
     if target is not None:
         place = table.place(target, "target column")
     elif columns:
         place = columns[-1]
     else:
         raise ValueError(f"{table.path}: expected a column of targets, got {listed(table.header)}")
+    if table.header[place] in ignore:
+        raise ValueError(
+            f"ignore: expected other columns than that of the targets, got {table.header[place]!r}"
+        )
+    if features is not None:
+        for name in features:
+            if name not in table.header:
+                raise ValueError(
+                    f"{table.path}: expected a column {name!r} as trained, got "
+                    f"{listed(table.header)}"
+                )
+        columns = list(map(table.place, features))
     columns = [column for column in columns if column != place]
     if not columns:
         raise ValueError(
@@ -213,17 +233,18 @@ def read_table(path: str | os.PathLike[str], target: str | None = None) -> Conte
             inputs.append(table.numbers(block, columns))
         except ValueError as error:
             words = [own for own in columns if not any(map(is_number, block.column(own)))]
-            if target is not None or not words:
+            if features is not None or not words:
                 raise
-            raise ValueError(
-                f"{error}; the last column, {table.header[place]!r}, is taken for the targets: "
-                f"another one by --target, such as {table.header[words[0]]!r}"
-            ) from None
+            word, last = table.header[words[0]], table.header[place]
+            message = f"{error}; --ignore {shlex.quote(word)} leaves that column out"
+            if target is None:
+                message += f", and --target takes it for the targets in the place of {last!r}"
+            raise ValueError(message) from None
         targets += block.column(place)
         lines += block.lines
-        if WEIGHT in table.header:
+        if WEIGHT in table.header and WEIGHT not in ignore:
             weights.append(_weights(table, block))
-        if SPLIT in table.header:
+        if SPLIT in table.header and SPLIT not in ignore:
             split.append(_split(table, block))
     return Contents(
         path=table.path,
