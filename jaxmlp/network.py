@@ -353,5 +353,22 @@ def check_members(network: Network, params: Parameters) -> int:
     return count
 
 
+def check_finite_parameters(params: Parameters) -> None:
+    """Raise ValueError with the first parameter that is NaN or infinite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
+
+
+def check_finite_members(params: Parameters) -> None:
+    """Raise ValueError with the members, along the leading axis, that are not finite throughout."""
+    for leaf in jax.tree.leaves(params):
+        finite = np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"params: expected finite members, got {np.flatnonzero(~finite).tolist()!r:.60} "
+                "that are not: leave out those that have diverged"
+            )
+
+
 def _dtype(leaf: Any) -> np.dtype:
     return np.dtype(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype)

@@ -44,7 +44,7 @@ def epoch_line(record: Mapping[str, float], epochs: int) -> str:
             if f"{name}_accuracy" in record:
                 shown.append(f"accuracy {record[f'{name}_accuracy']:.4f}")
     if "epsilon" in record:
-        shown.append(f"epsilon {record['epsilon']:.3f}")
+        shown.append(f"epsilon {record['epsilon']:.4g}")
     if "seconds" in record:
         shown.append(f"{record['seconds']:.2f} s")
     if "examples_per_second" in record:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxmlp.batch import check_input_shape, forward_batch
 from jaxmlp.evaluation import CHUNK, padded
 from jaxmlp.losses import LOSSES
-from jaxmlp.network import Network, Parameters, check_members
+from jaxmlp.network import Network, Parameters, check_finite_members, check_members
 from jaxmlp.scaling import Scaling, prepared_inputs
 from jaxmlp.validation import as_host_array, check_classes, check_count, check_finite
 
@@ -58,14 +58,8 @@ def ensemble_predictions(
         Houlsby, Huszár, Ghahramani, Lengyel, Bayesian active learning for classification and
         preference learning, 2011.
     """
-    count = check_members(network, params)
-    for leaf in jax.tree.leaves(params):
-        finite = np.isfinite(np.asarray(leaf)).reshape(count, -1).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"params: expected finite members, got {np.flatnonzero(~finite).tolist()!r:.60} "
-                "that are not: leave out those that have diverged"
-            )
+    check_members(network, params)
+    check_finite_members(params)
     dtype = params[0].weight.dtype
     checked = as_host_array("inputs", inputs)
     check_input_shape(network, checked.shape)

@@ -27,12 +27,19 @@ def as_host_array(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
+        if isinstance(error, TypeError) and _says_why(value):
+            raise TypeError(f"{name}: {error}") from error
         raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}") from error
     if array.dtype.kind == "c":
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: expected an array of numbers, got {_kind(value)}")
     return array
+
+
+def _says_why(value: Any) -> bool:
+    """Tell whether it is an array of somebody's that says itself why it is none of NumPy's."""
+    return hasattr(type(value), "__array__") and not isinstance(value, (Array, np.generic))
 
 
 def _kind(value: Any) -> str:

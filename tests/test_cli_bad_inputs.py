@@ -64,6 +64,10 @@ def zip_of_text():
 
 # What is done to the data, the options after `train`, and how the sentence begins.
 TRAIN = {
+    "a file of another kind": (
+        lambda: text("a\tb\n1\t2\n", "a.tsv"), "--dataset a.tsv",
+        "dataset: expected a file .npz or .csv or a folder of .npy files, got a.tsv",
+    ),
     "a name that is none": (None, "--dataset animal.cvs", "unknown dataset 'animal.cvs': expected"),
     "a file that is not there": (None, "--dataset no.csv", "no.csv: expected a readable csv file"),
     "a folder for a csv": (
@@ -481,11 +485,6 @@ RUN = {
     "a layer too few": (
         network(sizes=[3, 4, 4, 3]), "animals/model.safetensors: not this network's parameters:",
     ),
-    "float64 without it": (
-        lambda: model(**{name: array.astype(np.float64) for name, array in
-                         load_file("animals/model.safetensors").items()}),
-        "animals/model.safetensors: not this network's parameters: dtype: float64 needs JAX's",
-    ),
 }  # fmt: skip
 
 
@@ -606,6 +605,9 @@ MODELS = {
     ),
     "predict: a truncated npz": (truncated_npz, "predict animals bad.npz", "bad.npz: expected an"),
     "predict: a damaged npz": (damaged_npz, "predict animals bad.npz", "bad.npz: expected an int"),
+    "predict: a folder without inputs": (
+        lambda: Path("empty").mkdir(), "predict animals empty", "empty: expected inputs.npy in it,",
+    ),
     "predict: a column that is not there is to be kept": (
         None, "predict animals animals.csv --keep id", "animals.csv: unknown kept column 'id'",
     ),

@@ -202,9 +202,31 @@ def test_a_table_with_names_of_its_rows(succeed):
             output = succeed("evaluate", "named", "--dataset", file, *part)
             assert output.partition("\n")[2] == report
     assert "row" in succeed("influence", "named", "--part", "train")
+    Path("folder").mkdir()
+    np.save("folder/inputs.npy", inputs)
+    succeed("predict", "named", "folder", "--output", "folder.npz")
+    succeed("predict", "named", "folder/inputs.npy", "--output", "file.npz")
+    with np.load("folder.npz") as one, np.load("file.npz") as other:
+        np.testing.assert_array_equal(one["probabilities"], other["probabilities"])
     succeed("predict", "named", "named.csv", "--keep", "id", "animal")
     header, first, _ = table_of_text("predictions.csv")
     assert header[:3] == ["id", "animal", "prediction"] and first == ids
+
+
+def test_what_a_model_has_no_answer_to_is_named(command, trained):
+    network = jaxmlp.Network((3, 4, 2), "relu")
+    params = jaxmlp.init(network, jax.random.key(0))
+    jaxmlp.save("plain", network, params, features=FEATURES)
+    inputs, _ = animals()
+    inputs[7] = 3e38
+    write_csv(Path("new.csv"), FEATURES, *inputs.T)
+    result = command("predict", "plain", "new.csv")
+    assert (result.status, result.output) == (2, "")
+    assert result.errors == (
+        "jaxmlp: new.csv: expected inputs that the model has an answer to, got [nan, nan] for "
+        "number 7 from 0: they are too large for it\n"
+    )
+    assert not Path("predictions.csv").exists()
 
 
 def table_of_text(path):

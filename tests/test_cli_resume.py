@@ -6,8 +6,11 @@ import shutil
 import signal
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from command import TINY, ended, records, same_model, start, tree, write_data
+from safetensors.numpy import load_file
 
 from jaxmlp import cli
 from jaxmlp.cli.console import STOPPING
@@ -125,6 +128,39 @@ def stop_after(monkeypatch):
 def stopped(command, *options):
     result = command("train", *OPTIONS, "--output", "run", *options)
     assert result.status == 143, result.errors
+
+
+def test_float64_goes_on_as_float64_and_is_used_without_a_word_to_jax(command, stop_after):
+    double = ("--dtype", "float64")
+    assert command("train", *OPTIONS, *double, "--output", "whole").status == 0
+    assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    stop_after(3, signal.SIGTERM)
+    stopped(command, *double)
+    assert any("resumed   after" in line for line in resume(command))
+    assert_same("run", "whole")
+    assert load_file("run/model.safetensors")["0.weight"].dtype == np.float64
+    for arguments in (
+        ("evaluate", "run"),
+        ("predict", "run", "images.npz"),
+        ("export", "run", "--format", "torch"),
+        ("influence", "run", "--part", "train"),
+    ):
+        result = command(*arguments)
+        assert (result.status, result.errors) == (0, ""), result.errors
+    assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_data_are_those_of_the_folder_where_a_run_was_begun(command, whole, stop_after):
+    stop_after(3, signal.SIGTERM)
+    stopped(command)
+    Path("other/images.npz").mkdir(parents=True)  # a stranger's, and not even a file
+    os.chdir("other")
+    for arguments in (("train", "--resume"), ("evaluate",)):
+        name = "--output" if arguments[0] == "train" else None
+        result = command(*arguments, *filter(None, [name]), "../run")
+        assert (result.status, result.errors) == (0, ""), result.errors
+    os.chdir("..")
+    assert_same("run", whole)
 
 
 def test_metrics_are_cut_to_the_checkpoint(command, whole, stop_after):

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import TINY, ended, same_model, start, tree, write_csv, write_data
+from command import (
+    FEATURES,
+    TINY,
+    animals,
+    ended,
+    same_model,
+    start,
+    tree,
+    write_csv,
+    write_data,
+)
 from safetensors.numpy import load_file
 
 import jaxmlp
@@ -172,19 +182,23 @@ def test_a_setting_that_diverges_is_last_and_all_are_a_failed_run(command, tmp_p
     assert result.errors.count("\n") == 1
 
 
-def test_what_is_stopped_between_passes_goes_on_and_ends_the_same(command, tmp_path):
+@pytest.mark.parametrize("gone", [False, True], ids=["", "its best model gone"])
+def test_what_is_stopped_between_passes_goes_on_and_ends_the_same(command, tmp_path, gone):
     options = (*FEW, *GRID, "--seeds", 2, "--members-per-pass", 2)
     assert command("sweep", *options, "--output", "whole").status == 0
     assert command("sweep", *options, "--output", "cut").status == 0
     trials = sweep_folder.read_trials(tmp_path / "cut")[0]
     # As a kill after the second of four passes leaves it, and within a setting's seeds.
     sweep_folder.write_trials(tmp_path / "cut", trials[:5])
-    for name in ("results.csv", "best/model.safetensors"):
-        (tmp_path / "cut" / name).unlink()
+    (tmp_path / "cut/results.csv").unlink()
+    if gone:  # as a kill leaves it while another is written
+        (tmp_path / "cut/best/model.safetensors").unlink()
     trained = sweep_folder.read_trials(tmp_path / "whole")[0]
     result = command("sweep", "--resume", "--output", "cut")
-    assert (result.status, result.errors) == (0, ""), result.errors
-    assert "after 4 of 8 networks" in result.output
+    assert result.status == 0
+    assert ("cut/best/model.safetensors is gone: what was trained" in result.errors) == gone
+    assert ("after 4 of 8 networks" in result.output) != gone
+    assert same_model(tmp_path / "cut/best", tmp_path / "whole/best")
     again = sweep_folder.read_trials(tmp_path / "cut")[0]
     timeless = [
         [(t.setting, t.seed, {k: v for k, v in t.record.items() if "second" not in k}) for t in ts]
@@ -227,12 +241,40 @@ def test_seeds_of_a_setting_are_trained_together(command, tmp_path, halving):
     assert rows(tmp_path / "cut") == rows(tmp_path / "out-24")
 
 
-def test_a_best_that_is_gone_is_not_said_to_be_there(command, tmp_path):
+def test_a_best_that_is_gone_is_trained_again(command, tmp_path):
     assert command("sweep", *FEW, *GRID, "--output", "out").status == 0
-    (tmp_path / "out/best/model.safetensors").unlink()
+    before = rows(tmp_path / "out")
+    path = tmp_path / "out/best/model.safetensors"
+    model = path.read_bytes()
+    path.unlink()
     result = command("sweep", "--resume", "--output", "out")
-    assert result.status == 1
-    assert "out/best: expected the best network, got none" in result.errors
+    assert result.status == 0
+    assert result.errors == (
+        "jaxmlp: out/best/model.safetensors is gone: what was trained with it, and after it, is "
+        "trained again\n"
+    )
+    assert path.read_bytes() == model
+    assert rows(tmp_path / "out") == before
+
+
+def test_data_with_a_validation_part_of_their_own_need_no_other(command, tmp_path):
+    inputs, names = animals(60)
+    split = ["train"] * 40 + ["validation"] * 20
+    write_csv(Path("own.csv"), (*FEATURES, "animal", "split"), *inputs.T, names, split)
+    for dataset in (("own.csv",), ("animals.csv", "--validation-file", "animals-test.csv")):
+        out = f"out-{dataset[0]}"
+        result = command("sweep", "--dataset", *dataset, *TINY, *GRID, "--output", out)
+        assert (result.status, result.errors) == (0, "")
+        saved = json.loads((tmp_path / out / "sweep.json").read_text())
+        assert saved["options"]["validation_fraction"] == 0
+        assert command("sweep", "--output", out, "--resume").status == 0
+        result = command("evaluate", f"{out}/best", "--part", "validation")
+        assert (result.status, result.errors) == (0, "")
+    result = command(
+        "sweep", "--dataset", "own.csv", *TINY, *GRID, "--validation-fraction", 0.3
+    )  # fmt: skip
+    assert result.status == 2
+    assert "validation_fraction: expected 0 where own.csv or a file of its own has" in result.errors
 
 
 def test_the_best_of_an_earlier_pass_stays(command, tmp_path):

@@ -212,6 +212,28 @@ def test_influence_is_in_the_units_of_the_training(train, command):
         )
 
 
+def test_inputs_in_units_of_their_own_and_numbers_that_are_classes_are_told_of(train):
+    def hints(*more):
+        return [line for line in train(*more) if line.startswith(("inputs", "targets"))]
+
+    assert hints("animals.csv") == [
+        "inputs     far from 0 ± 1: 2 of 3, such as height of 38.3 ± 15.9; may train better with "
+        "--standardize"
+    ]
+    assert hints("animals.csv", "--standardize") == []
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(60, 3)), rng.integers(2, size=60).astype(float)
+    for scale, count in ((1, 0), (0.01, 1)):
+        np.savez("set.npz", inputs=scale * inputs, targets=targets)
+        found = hints("set.npz")
+        assert len(found) == count + 1
+        assert found[-1] == (
+            "targets    are 0 and 1 alone, as numbers: --targets classes makes classes of them"
+        )
+    assert found[0].startswith("inputs     far from 0 ± 1: 3 of 3, such as number 0 of ")
+    assert hints("set.npz", "--targets", "classes") == found[:1]
+
+
 def test_the_hint_looks_at_what_counts_and_at_every_output(train, command):
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))
@@ -341,6 +363,15 @@ def test_classes_weigh_as_they_are_told(train):
 def test_a_class_weight_is_a_sample_weight(train):
     said = train("animals.csv", "--output", "run", "--class-weight", "owl=3", "dog=0")
     assert "weights    owl=3 dog=0: the training figures are weighted, the others are not" in said
+    rows = Path("animals.csv").read_text().splitlines()
+    weighted = [f"{rows[0]},sample_weight", *(f"{row},2" for row in rows[1:])]
+    Path("weighted.csv").write_text("\n".join(weighted) + "\n")
+    said = train("weighted.csv")
+    assert "weights    sample_weight: all figures are weighted" in said
+    said = train("weighted.csv", "--class-weight", "balanced")
+    assert (
+        "weights    balanced: the training figures are weighted, the others by sample_weight alone"
+    ) in said
     weights = np.array([{"cat": 1.0, "dog": 0.0, "owl": 3.0}[name] for name in animals()[1]])
     assert_saved("run", fitted(sample_weight=weights, **DEFAULTS))
 
@@ -389,10 +420,10 @@ def test_several_seeds_are_trained_each_as_if_alone_and_summed_up(train):
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_the_model_has_the_dtype_that_is_asked_for(train, dtype):
+    lines = train("images.npz", "--dtype", dtype, "--output", "run", "--epochs", 40,
+                  "--learning-rate", "0.05")  # fmt: skip
+    assert f", {dtype}, matmul precision " in lines[0]
     with jax.enable_x64(dtype == "float64"):
-        lines = train("images.npz", "--dtype", dtype, "--output", "run", "--epochs", 40,
-                      "--learning-rate", "0.05")  # fmt: skip
-        assert f", {dtype}, matmul precision " in lines[0]
         network, params, _ = jaxmlp.load("run")
         assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {dtype}
     assert lines[-1].startswith("train accuracy 1.0000 after ")

@@ -227,6 +227,15 @@ def test_halving_keeps_the_best(monitor):
         assert_close(jax.tree.map(lambda leaf, m=m: leaf[m], got.params), expected.params, FLOAT32)
 
 
+def test_a_group_that_does_not_divide_the_members_is_named():
+    params = init_members(NETWORK, jax.random.split(jax.random.key(0), 4))
+    for group in (3, 8):
+        with pytest.raises(
+            ValueError, match=rf"^group: expected a number that divides the 4 mem.*{group}"
+        ):
+            fit_ensemble(NETWORK, params, X, T, key=jax.random.key(1), group=group)
+
+
 def test_members_of_a_group_go_on_or_stop_together():
     params = init_members(NETWORK, jax.random.split(jax.random.key(0), 8))
     # Of each pair one learns and one hardly does, but for a pair that both learn a little.

@@ -546,6 +546,19 @@ def test_targets_of_another_kind_are_named():
         several.influence(IRIS[0], IRIS[0] > 3, IRIS[0][:5], IRIS[0][:3] > 3)
 
 
+def test_a_regressor_predicts_by_the_loss_that_it_was_fitted_with():
+    """As in scikit-learn, until it is fitted again."""
+    X, y = IRIS
+    model = MLPRegressor(max_iter=3, random_state=0).fit(X, y)
+    fitted, losses = model.predict(X), model.per_example_loss(X, y)
+    model.set_params(loss="poisson")
+    np.testing.assert_array_equal(model.predict(X), fitted)
+    np.testing.assert_array_equal(model.per_example_loss(X, y), losses)
+    assert model.to_network()[0].loss == "squared_error"
+    model.partial_fit(X, y)
+    assert model.out_activation_ == "exp" and (model.predict(X) > 0).all()
+
+
 def test_convergence_is_warned_of():
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
         MLPClassifier(max_iter=2).fit(*IRIS)

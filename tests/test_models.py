@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command import ANIMALS, FEATURES, animals, write_csv, write_data
+from files import message_of
 
 import jaxmlp
 from jaxmlp import Layer, Network, Scaling, init, init_members, load, save
@@ -261,8 +262,20 @@ def saved(tmp_path, monkeypatch):
     save("saved", NETWORK, fitted.params, scaling=scaling, classes=ANIMALS, features=FEATURES)
     save("ensemble", NETWORK, MEMBERS, scaling=scaling, classes=ANIMALS, features=FEATURES)
     lost = jax.tree.map(lambda leaf: leaf.at[2].set(np.nan), MEMBERS)
-    save("lost", NETWORK, lost, features=FEATURES)
+    save("lost", NETWORK, MEMBERS, features=FEATURES)
+    models.save_model(Path("lost"), lost)
     return fitted.params, scaling
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    lost = jax.tree.map(lambda leaf: leaf.at[2].set(np.nan), MEMBERS)
+    assert message_of(ValueError, lambda: save(tmp_path / "members", NETWORK, lost)) == (
+        "params: expected finite members, got [2] that are not: leave out those that have diverged"
+    )
+    infinite = jax.tree.map(lambda leaf: leaf.at[0].set(np.inf), PARAMS)
+    text = message_of(ValueError, lambda: save(tmp_path / "one", NETWORK, infinite))
+    assert text.startswith("params[0].weight: expected finite numbers, got inf at [0, 0]")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@
 import os
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 from files import message_of
 
+import jaxmlp
 from jaxmlp.data import load_dataset
 from jaxmlp.data import rows as rows_module
 from jaxmlp.data.rows import open_stored, stored_records
@@ -122,6 +124,23 @@ def test_numbers_are_integers_or_a_slice(tmp_path):
             stored[numbers]
     with pytest.raises(TypeError, match=r"in_memory\(\) reads them"):
         np.asarray(stored)
+
+
+def test_what_takes_arrays_in_memory_says_how_to_have_them(tmp_path):
+    np.save(tmp_path / "inputs.npy", np.zeros((6, 3)))
+    inputs = open_stored(tmp_path / "inputs.npy")
+    network = jaxmlp.Network((3, 2))
+    params = jaxmlp.init(network, jax.random.key(0))
+    targets = np.zeros(6, np.int32)
+    for call in (
+        lambda: jaxmlp.predictions(network, params, inputs),
+        lambda: jaxmlp.evaluate(network, params, inputs, targets),
+        lambda: jaxmlp.loss(network, params, inputs, targets),
+    ):
+        assert message_of(TypeError, call) == (
+            f"inputs: {tmp_path / 'inputs.npy'}: expected an array in memory, got inputs that stay "
+            "where they are stored: in_memory() reads them"
+        )
 
 
 def test_what_is_not_finite_is_named_by_its_row_in_the_file(tmp_path):

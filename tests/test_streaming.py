@@ -19,7 +19,7 @@ from files import message_of
 from jaxmlp import Network, Scaling, fit, init
 from jaxmlp.data import rows
 from jaxmlp.data.rows import open_stored, stored_records
-from jaxmlp.training import epochs, orders, streaming
+from jaxmlp.training import epochs, orders, runs, streaming
 from jaxmlp.training.settings import Settings
 
 FLOAT64 = 1e-12
@@ -333,7 +333,7 @@ def test_a_file_cut_off_during_the_training_ends_it_with_a_sentence(tmp_path):
     def cut(record, snapshot):
         os.truncate(path, path.stat().st_size // 2)
 
-    message = message_of(OSError, lambda: train(stored, callbacks=[cut], epochs=50))
+    message = message_of(streaming.LostInputs, lambda: train(stored, callbacks=[cut], epochs=50))
     assert message.startswith(f"{path}: expected 301 rows, as when it was opened")
 
 
@@ -535,6 +535,33 @@ main(sys.argv[1:])
     result = command("train", "--resume", "--output", "run")
     assert result.status == 2
     assert "dataset: expected the data that run was begun with, got others" in result.errors
+
+
+def test_a_file_that_is_cut_while_it_is_trained_on_costs_little(tmp_path, command, monkeypatch):
+    write_folder(tmp_path / "set")
+    options = ("train", "--dataset", "set", *TINY, "--epochs", 30, "--stream", "--no-pictures")
+    assert command(*options, "--output", "whole").status == 0
+    path = tmp_path / "set/inputs.npy"
+    content = path.read_bytes()
+    append_metrics = runs.append_metrics
+
+    def cut(run, record):
+        append_metrics(run, record)
+        if record["epoch"] == 5:
+            os.truncate(path, len(content) // 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "append_metrics", cut)
+        result = command(*options, "--output", "run", "--checkpoint-every", 1e-9)
+    assert result.status == 1 and result.errors.count("\n") == 1
+    assert "set/inputs.npy: expected" in result.errors
+    assert "rows, as when it was opened, got a file that ends before row" in result.errors
+    assert "; the last good checkpoint is run/checkpoints/" in result.errors
+    again = "; with the data as they were `jaxmlp train --output run --resume` goes on\n"
+    assert result.errors.endswith(again)
+    path.write_bytes(content)
+    assert command("train", "--output", "run", "--resume").status == 0
+    assert same_model("run", "whole")
 
 
 def test_pictures_are_of_the_first_training_examples_where_there_are_no_others(tmp_path, command):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import jaxmlp.data
 from jaxmlp.data.labels import MAX_INTEGER_CLASSES
+from jaxmlp.data.splits import HasValidation
 from jaxmlp.data.tables import BLOCK
 
 # Whether a dataset has a part for testing, say, a type checker cannot tell.
@@ -468,7 +469,8 @@ def test_options_that_contradict_each_other_are_named(tmp_path):
         ({"data_dir": tmp_path}, f"data_dir: expected none for {split}, which is a file itself, "),
         ({"test_file": archive}, f"test_file: expected a file .csv, as {split}, got {archive}"),
     ):
-        text = message_of(ValueError, lambda options=options: load_dataset(split, **options))
+        error = HasValidation if "validation_fraction" in options else ValueError
+        text = message_of(error, lambda options=options: load_dataset(split, **options))
         assert text.startswith(expected)
 
 

@@ -61,6 +61,13 @@ def plain_loss(params, x, t, w):
     return oracles.plain_loss(NETWORK.activations, NETWORK.loss, params, x, t, w)
 
 
+def test_one_output_is_none_for_softmax_cross_entropy():
+    network = Network((4, 1))
+    params = init(network, jax.random.key(0))
+    with pytest.raises(ValueError, match="^network: expected at least two outputs for softmax_cr"):
+        fit(network, params, X[:, :4], np.zeros(len(X), int), key=jax.random.key(1))
+
+
 # Steps.
 
 

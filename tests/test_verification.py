@@ -31,6 +31,19 @@ def plain(network, params, inputs, targets, weights=None):
     return oracles.plain_loss(*args)
 
 
+def test_every_draw_of_the_grid_is_off_its_kinks():
+    """As they are compared; so few trials are as good as many."""
+    for number, case in enumerate(cases_of("float64", full=False)):
+        network, draws = case.network, draws_of("float64", number, Settings(trials=1))
+        z, preactivations = draws.inputs, []
+        for layer, activation in zip(draws.params, (None, *network.activations), strict=True):
+            h = z if activation is None else oracles.NUMPY_ACTIVATIONS[activation](z)
+            z = h @ np.swapaxes(layer.weight, 1, 2)
+            z = z if layer.bias is None else z + layer.bias[:, None, :]
+            preactivations.append(z)
+        assert evidence.off_kinks(network, preactivations, 1e-5).all(), str(case)
+
+
 # Functions of the user's.
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 import jaxmlp
-from jaxmlp.cli.console import fail, warn
+from jaxmlp.cli.console import double_precision, fail, warn
 from jaxmlp.cli.data import Data, List, Prepare, list_data, prepare_data
 from jaxmlp.cli.influence import Influence, influence
 from jaxmlp.cli.info import Info, info
@@ -20,6 +20,7 @@ from jaxmlp.cli.options import Sweep, Train, resumed_options
 from jaxmlp.cli.sweep import sweep
 from jaxmlp.cli.train import train
 from jaxmlp.cli.verify import Verify, verify
+from jaxmlp.training.models import is_double
 
 _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
@@ -47,6 +48,13 @@ _RUN = {
 }
 
 
+def _in_float64(command: Any) -> bool:
+    """Tell whether a command is about a model in float64."""
+    if isinstance(command, (Train, Sweep)):
+        return command.dtype == "float64"
+    return isinstance(command, (Evaluate, Predict, Export, Influence)) and is_double(command.run)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the `jaxmlp` command with these arguments, by default the process's, and exit."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -67,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         if isinstance(command, Data):
             command = command.action
-        _RUN[type(command)](command)
+        with double_precision(_in_float64(command)):
+            _RUN[type(command)](command)
     except KeyboardInterrupt:
         warn("interrupted")
         sys.exit(130)

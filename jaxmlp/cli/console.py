@@ -81,6 +81,18 @@ def _sentence(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+@contextlib.contextmanager
+def double_precision(wanted: bool) -> Iterator[None]:
+    """Have JAX's 64-bit mode inside, in every thread, if it is wanted."""
+    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    if wanted:
+        jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
 def select_device(choice: str) -> Any:
     """Return the device to compute on.
 

@@ -61,7 +61,8 @@ class Predict:
     run: tyro.conf.Positional[Path]
     """The run's folder."""
     file: tyro.conf.Positional[Path]
-    """A file .csv, .npz (its array `inputs`) or .npy, in the units that were trained on."""
+    """A file .csv, .npz (its array `inputs`) or .npy, or a folder with inputs.npy, in the units of
+    the training."""
     output: Path = Path("predictions.csv")
     """A file .csv or .npz for the predictions and, for classes, their probabilities; of an
     ensemble with the members' disagreement."""
@@ -101,7 +102,8 @@ def evaluate(options: Evaluate) -> None:
         with failing_run(device):
             figures = of(model.network, model.params, examples, model.classes, model.scaling)
         figures = _named(figures, model.target)
-    say(f"{len(examples.targets)} examples of {shown}\n\n{figures}")
+    weighted = "" if examples.weights is None else ", weighted by sample_weight"
+    say(f"{len(examples.targets)} examples of {shown}{weighted}\n\n{figures}")
     if options.json is not None:
         with failing_run(device):
             runs.write_file(options.json, (json.dumps(figures.to_json(), indent=2) + "\n").encode())
@@ -177,7 +179,10 @@ def predict(options: Predict) -> None:
             for chunk, kept in inputs.with_kept():
                 ready, left = _prepared(options.file, model, chunk, rows)
                 with failing_run(device), jax.default_device(device):
-                    out.write(*_predicted(model, ready, left), kept=kept)
+                    found = _predicted(model, ready, left)
+                _check_predictions(options.file, np.asarray(found[0]), rows)
+                with failing_run(device):
+                    out.write(*found, kept=kept)
                 rows += len(chunk)
     seconds = time.perf_counter() - begin
     say(f"{rows:,} predictions in {options.output} after {seconds:.1f} s")
@@ -200,6 +205,17 @@ def _predicted(model: Model, inputs: np.ndarray, scaling: Scaling | None) -> tup
     if model.members is None:
         return (predictions(model.network, model.params, inputs, scaling=scaling),)
     return ensemble_predictions(model.network, model.params, inputs, scaling=scaling)
+
+
+def _check_predictions(file: Path, values: np.ndarray, start: int) -> None:
+    """Raise ValueError where a prediction (n, K), of rows `start` … of the file, is not finite."""
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ValueError(
+            f"{file}: expected inputs that the model has an answer to, got {values[row].tolist()} "
+            f"for number {start + row} from 0: they are too large for it"
+        )
 
 
 def _prepared(

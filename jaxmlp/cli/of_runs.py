@@ -94,6 +94,37 @@ def about_run(options: Train, data: Dataset, begun_in: str | None) -> dict[str, 
     }
 
 
+def _about_inputs(data: Dataset) -> list[str]:
+    """Return what is to be known of inputs that are in units of their own, if they are."""
+    inputs = data.train.inputs
+    if data.scaling is not None or isinstance(inputs, StoredInputs):
+        return []
+    means = np.asarray(np.mean(inputs, axis=0, dtype=np.float64))
+    deviations = np.asarray(np.std(inputs, axis=0, dtype=np.float64))
+    far = np.maximum(np.abs(means), deviations) > _MOST
+    if not far.any() and deviations.max() < _LEAST:
+        far = deviations > 0
+    if not far.any():
+        return []
+    first = int(np.argmax(far))
+    name = f"number {first}" if data.features is None else data.features[first]
+    return [
+        f"inputs     far from 0 ± 1: {far.sum()} of {len(far)}, such as {name} of "
+        f"{means[first]:.3g} ± {deviations[first]:.3g}; may train better with --standardize"
+    ]
+
+
+def _about_weights(options: Train, data: Dataset) -> list[str]:
+    """Return which figures are weighted, if any are."""
+    parts = (data.train, data.validation, data.test)
+    own = any(part is not None and part.weights is not None for part in parts)
+    words = " ".join(options.class_weight)
+    if not words:
+        return ["weights    sample_weight: all figures are weighted"] * own
+    others = "others by sample_weight alone" if own else "others are not"
+    return [f"weights    {words}: the training figures are weighted, the {others}"]
+
+
 def _about_targets(data: Dataset, private: bool) -> list[str]:
     """Return what is to be known of the numbers that are trained on, if anything is."""
     scaling = data.target_scaling
@@ -101,6 +132,10 @@ def _about_targets(data: Dataset, private: bool) -> list[str]:
         return ["targets    standardized: losses are of these, the model predicts what was read"]
     if private:
         return []
+    if np.isin(data.train.targets, (0, 1)).all():
+        return [
+            "targets    are 0 and 1 alone, and numbers: --targets classes takes them as classes"
+        ]
     deviations = target_scaling(data.train.targets, data.train.weights).deviation
     far = deviations[(deviations < _LEAST) | (deviations > _MOST)]
     if not len(far):
@@ -142,10 +177,9 @@ def heading(
     rate = f"learning rate {options.learning_rate:g} ({options.schedule})"
     if "learning_rate" in swept:
         rate = f"{options.schedule} schedule"
-    more = []
-    if options.class_weight:
-        words = " ".join(options.class_weight)
-        more.append(f"weights    {words}: the training figures are weighted, the others are not")
+    more = _about_weights(options, data)
+    if not options.private:
+        more += _about_inputs(data)
     if network.loss == "squared_error" and data.classes is None:
         more += _about_targets(data, private=options.private)
     return "\n".join(

@@ -75,7 +75,7 @@ class Common:
     seeds: int = 1
     """Train so many networks, with this seed and the next ones; report mean and deviation."""
     dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"
-    """Of the products and the saved model; float64 needs JAX_ENABLE_X64=1 in the environment."""
+    """Of the products and the saved model."""
     precision: str | None = None
     """Of the matrix products: default, high, highest, or a name such as TF32_TF32_F32."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -159,7 +159,8 @@ class Sweep(Common):
     """
 
     validation_fraction: float = 0.2
-    """Put aside this part of the training examples, stratified by class, to judge settings by."""
+    """Put aside this part of the training examples, stratified by class, to judge settings by; by
+    default a fifth where the data have no validation part of their own."""
     batch_size: int = 32
     """Examples a step."""
     monitor: str = "validation_loss"

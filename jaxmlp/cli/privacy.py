@@ -106,6 +106,6 @@ def privacy_line(options: Train, noise: float, n_examples: int) -> str:
     steps = options.epochs * steps_an_epoch(options, n_examples)
     spent = epsilon(noise, options.batch_size / n_examples, steps, options.delta)
     return (
-        f"privacy    epsilon {spent:.3f} at delta {options.delta:g} for the training examples: "
+        f"privacy    epsilon {spent:.4g} at delta {options.delta:g} for the training examples: "
         f"clip norm {options.clip_norm:g}, noise multiplier {noise:.4g}, {steps} Poisson batches"
     )

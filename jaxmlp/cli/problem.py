@@ -1,7 +1,9 @@
 """The problem that options describe: a network, data and settings that fit each other."""
 
+import contextlib
 import dataclasses
 import math
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,19 +57,17 @@ def in_units(data: Dataset, params: Any) -> Any:
 
 
 def found(path: Path | None, folder: str | None) -> Path | None:
-    """Return a path of a run's options: from here, or from the folder that the run was begun in.
+    """Return a path of a run's options from the folder that the run was begun in.
 
-    As it was given where nothing is in either.
+    As it was given where nothing is there, and where that is this folder.
     """
-    if path is None or folder is None or path.expanduser().exists():
+    if path is None or folder is None:
         return path
-    return there(path, folder)
-
-
-def there(path: Path, folder: str) -> Path:
-    """Return a path from the folder that a run was begun in, or as it was if nothing is there."""
-    result = Path(folder, path)
-    return result if result.exists() else path
+    with contextlib.suppress(OSError):  # this folder is gone
+        if folder == str(Path.cwd()):
+            return path
+    there = Path(folder, path)
+    return there if os.path.exists(there) else path  # noqa: PTH110 False where it may not be seen
 
 
 def prepared(

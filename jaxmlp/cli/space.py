@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxmlp.cli.options import Common, Sweep, Train
+from jaxmlp.cli.problem import prepared
+from jaxmlp.data import Dataset
+from jaxmlp.data.splits import HasValidation
+from jaxmlp.network import Network
 from jaxmlp.training import sweep_folder
 from jaxmlp.training.members import EACH
 from jaxmlp.training.optimizers import OPTIMIZERS
@@ -103,3 +107,17 @@ def train_options(options: Sweep, setting: Setting) -> Train:
         f"{name}={value!r}" for name, value in setting.items() if name not in SWEPT
     )
     return Train(**common, **own)
+
+
+def prepared_sweep(
+    options: Sweep, setting: Setting, device: Any, begun_in: str | None
+) -> tuple[Sweep, Network, Dataset]:
+    """Return the options with the part to put aside, the network and the data."""
+    try:
+        network, data, _ = prepared(train_options(options, setting), device, begun_in)
+    except HasValidation:
+        if options.validation_fraction != Sweep.validation_fraction:
+            raise
+        options = dataclasses.replace(options, validation_fraction=0.0)
+        network, data, _ = prepared(train_options(options, setting), device, begun_in)
+    return options, network, data

@@ -31,7 +31,6 @@ from jaxmlp.cli.problem import (
     fingerprint_of,
     in_units,
     keys_of_seed,
-    prepared,
     weighted_training,
 )
 from jaxmlp.cli.processes import (
@@ -42,8 +41,8 @@ from jaxmlp.cli.processes import (
     joined_processes,
     signal_of_any,
 )
-from jaxmlp.cli.space import begun_with, settings_of_sweep, train_options
-from jaxmlp.cli.sweep_lines import Lines, show_best, show_table
+from jaxmlp.cli.space import begun_with, prepared_sweep, settings_of_sweep, train_options
+from jaxmlp.cli.sweep_lines import Lines, show_best, show_table, sweep_line
 from jaxmlp.data import Dataset
 from jaxmlp.network import Network, with_mean_outputs
 from jaxmlp.progress import say
@@ -83,7 +82,7 @@ def _sweep(options: Sweep) -> None:
         check_count("seeds", options.seeds)
         settings = begun_with(options) or settings_of_sweep(options)
         begun_in = folder_of_beginning(options, sweep_folder.begun_in)
-        network, data, _ = prepared(train_options(options, settings[0]), device, begun_in)
+        options, network, data = prepared_sweep(options, settings[0], device, begun_in)
     with bad_input_of_any():
         check_same({"dataset": description(data)})
         with jax.default_device(device):
@@ -97,9 +96,7 @@ def _sweep(options: Sweep) -> None:
         swept = settings[0]
         shown = dataclasses.replace(train_options(options, swept), seeds=options.seeds)
         say(heading(shown, network, data, device, len(devices or (device,)), swept))
-        names = ", ".join(swept).replace("_", " ") or "no number"
-        settled = "setting" if len(settings) == 1 else "settings"
-        say(f"sweep      {len(settings)} {settled} of {names}, each with every seed")
+        say(sweep_line(settings, options.seeds))
     try:
         with (
             Interruption(stopping if is_first() else None) as interruption,
@@ -259,6 +256,13 @@ class _Work:
             trial.diverged or monitor in trial.record for trial in self.trials
         ):
             raise ValueError(f"{self.options.output}: its trials are not those of this sweep")
+        assert self.options.output is not None
+        model = self.options.output / sweep_folder.BEST / runs.MODEL
+        best = self._best() if self.trials else None
+        if best is not None and not model.is_file():
+            place = self.pairs.index((best.setting, best.seed))
+            self.trials = self.trials[: place - place % (self.members_per_pass or 1)]
+            warn(f"{model} is gone: what was trained with it, and after it, is trained again")
 
     def run(self, interruption: Interruption) -> None:
         """Train what is left to be trained.

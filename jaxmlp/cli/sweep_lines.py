@@ -32,6 +32,14 @@ class Lines:
         say(f"{where}, {before} of {self.count} done before" if before else where)
 
 
+def sweep_line(settings: Sequence[Setting], seeds: int) -> str:
+    """Return what is to be swept."""
+    names = ", ".join(settings[0]).replace("_", " ")
+    of = f" of {names}" if names else ", as given"
+    each = ", each with every seed" if seeds > 1 else ""
+    return f"sweep      {len(settings)} {'setting' if len(settings) == 1 else 'settings'}{of}{each}"
+
+
 def show_table(found: Sequence[Summary], monitor: str) -> None:
     """Print the best settings as a table."""
     from rich.console import Console

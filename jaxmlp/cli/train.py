@@ -13,7 +13,6 @@ import numpy as np
 from jaxmlp.cli.console import (
     bad_input,
     check_folder,
-    fail,
     failing_run,
     select_device,
     several_devices,
@@ -52,7 +51,7 @@ from jaxmlp.training.loop import fit
 from jaxmlp.training.secret import forget_secret, secret_key
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Record, Snapshot, first_snapshot, own_snapshot
-from jaxmlp.training.streaming import ChangedInputs
+from jaxmlp.training.streaming import ChangedInputs, LostInputs
 
 
 def train(options: Train) -> None:
@@ -200,14 +199,16 @@ class _Member:
                     devices=self.devices,
                     **settings,
                 )
-            except ChangedInputs as error:
-                fail(error, 1)
-            except FloatingPointError as error:
+            except (ChangedInputs, LostInputs, FloatingPointError) as error:
                 if not is_first():  # it says the same
                     raise Ended(1) from error
                 place = checkpoints.save_last_good()
                 last = f"the last good checkpoint is {place}" if place else "there is no checkpoint"
-                raise FloatingPointError(f"{error}; {last}") from error
+                if isinstance(error, FloatingPointError):
+                    raise FloatingPointError(f"{error}; {last}") from error
+                run = self.folder if options.seeds == 1 else self.folder.parent
+                again = f"; with the data as they were `{_resume(run)}` goes on"
+                raise OSError(f"{error}; {last}{again}") from error
         if is_first():
             params = in_units(self.data, own(fitted.params))
             models.save_model(self.folder, params)
@@ -312,7 +313,7 @@ def _finish(results: list[Record], run: Path, options: Train, seconds: float) ->
     form = shown_loss if figure.endswith("_loss") else "{:.4f}".format
     shown = form(values[0])
     if options.private and figure != "epsilon":
-        shown += f", epsilon {results[0]['epsilon']:.3f} at delta {options.delta:g}"
+        shown += f", epsilon {results[0]['epsilon']:.4g} at delta {options.delta:g}"
     if len(results) > 1:
         deviation = values.std(ddof=1)
         shown = f"{form(values.mean())} ± {form(deviation)} over {len(values)} seeds"

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmlp.cli.console import warn
 from jaxmlp.cli.options import REGRESSION, Train, saved_options
-from jaxmlp.cli.problem import fingerprint_of, found, there
+from jaxmlp.cli.problem import fingerprint_of, found
 from jaxmlp.data import Dataset, Examples, load_dataset
 from jaxmlp.data.contents import listed
 from jaxmlp.data.datasets import is_own
@@ -154,33 +154,31 @@ def load_data(
 
 
 def _own_data(run: Path, model: Model, data_dir: Path | None) -> Dataset:
-    """Return the run's own data: those here, or those where it was begun if these are others."""
-    data = _data_of_run(model, data_dir, found)
+    """Return the run's own data: those where it was begun, or those here if these are others."""
+    data = _data_of_run(model, data_dir, model.folder)
     _check_same(model, data)
     try:
         runs.check_fingerprint(run, fingerprint_of(data, model.options.private))
     except runs.ChangedData as error:
         with contextlib.suppress(ValueError, OSError):
-            if model.folder is not None:
-                others = _data_of_run(model, data_dir, there)
-                runs.check_fingerprint(run, fingerprint_of(others, model.options.private))
-                return others
+            others = _data_of_run(model, data_dir, None)
+            runs.check_fingerprint(run, fingerprint_of(others, model.options.private))
+            return others
         warn(error)  # it may be meant, and is then to be known
     return data
 
 
-def _data_of_run(model: Model, data_dir: Path | None, find: Any) -> Dataset:
-    """Return the data that a run's options name, each path found in this way."""
+def _data_of_run(model: Model, data_dir: Path | None, folder: str | None) -> Dataset:
+    """Return the data that a run's options name, from that folder or from here."""
     options = model.options
     paths = {
-        name: path and find(path, model.folder)
+        name: found(getattr(options, name), folder)
         for name in ("data_dir", "validation_file", "test_file")
-        for path in (getattr(options, name),)
     }
     source: str | Path = options.dataset
     arguments: dict[str, Any] = {}
     if is_own(source):
-        source = find(Path(source), model.folder)
+        source = found(Path(source), folder) or source
         arguments = _arguments(model, options.dataset)
     for name in ("validation_fraction", "seed", "stream"):
         arguments[name] = getattr(options, name)

@@ -102,6 +102,10 @@ def load_dataset(
         check_name("dataset", str(name), DATASETS)
     except ValueError as error:
         kinds = " or ".join(SUFFIXES)
+        if Path(name).expanduser().is_file():
+            raise ValueError(
+                f"dataset: expected a file {kinds} or a folder of .npy files, got {name}"
+            ) from None
         raise ValueError(f"{error}, or a file {kinds} or a folder of .npy files") from None
     name = str(name)
     _check_none(

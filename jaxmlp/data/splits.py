@@ -55,6 +55,10 @@ def _shares(counts: np.ndarray, fraction: float, size: int) -> np.ndarray:
     return shares
 
 
+class HasValidation(ValueError):
+    """A dataset has a validation part, and no other can be put aside."""
+
+
 def with_validation(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset:
     """Return the dataset with a part of its training examples kept for validation.
 
@@ -68,9 +72,9 @@ def with_validation(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset
         The dataset.
 
     Raises:
-        ValueError: The fraction or the seed is out of range, the dataset has a validation part, or
-            there are too few examples: either part gets at least one, and training one of every
-            class.
+        HasValidation: The dataset has a validation part.
+        ValueError: The fraction or the seed is out of range, or there are too few examples: either
+            part gets at least one, and training one of every class.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"validation_fraction: expected a number in [0, 1), got {fraction}")
@@ -79,7 +83,7 @@ def with_validation(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset
     if seed < 0:
         raise ValueError(f"seed: expected an integer of at least 0, got {seed}")
     if dataset.validation is not None:
-        raise ValueError(
+        raise HasValidation(
             f"validation_fraction: expected 0 where {dataset.source} or a file of its own has the "
             f"validation examples, got {fraction}"
         )

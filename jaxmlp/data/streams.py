@@ -73,7 +73,7 @@ def open_inputs(
 
     Args:
         path: A file .npz with an array `inputs`, (N, D) or images (N, rows, columns); a file .npy
-            of such an array; or a table .csv under a header.
+            of such an array, or a folder with it in inputs.npy; or a table .csv under a header.
         n_inputs: D, the number of inputs that there must be.
         features: The names of the D inputs: a table's columns of these names are taken in this
             order, and others passed over. By default all its columns but "sample_weight" and
@@ -91,6 +91,8 @@ def open_inputs(
         ValueError: The file ends in another way or is damaged, or has other inputs.
     """
     path = Path(path).expanduser()
+    if path.is_dir() and (path / "inputs.npy").exists():
+        path /= "inputs.npy"
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return _open_table(path, n_inputs, features, target, keep)
@@ -102,7 +104,8 @@ def open_inputs(
         return _open_archive(path, n_inputs)
     if suffix == ".npy":
         return _open_array(path, n_inputs)
-    raise ValueError(f"{path}: expected a file .npz, .npy or .csv")
+    expected = "inputs.npy in it, got none" if path.is_dir() else "a file .npz, .npy or .csv"
+    raise ValueError(f"{path}: expected {expected}")
 
 
 def _open_table(

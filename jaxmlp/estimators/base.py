@@ -111,6 +111,7 @@ class BaseMLP(Stochastic):
             vars(self).pop(name, None)
         if first_pass:
             self._initialize([X.shape[1], *hidden, encoded.shape[1]], dtype, rng)
+        self.out_activation_ = self._out_activation()
         return X, encoded, sample_weight, rng
 
     def _check_finite(self) -> None:
@@ -170,7 +171,6 @@ class BaseMLP(Stochastic):
         """Draw the first weights, uniformly as Glorot and Bengio say, as scikit-learn does."""
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
-        self.out_activation_ = self._out_activation()
         self.coefs_, self.intercepts_ = [], []
         factor = 2.0 if set(self._activations()) == {"sigmoid"} else 6.0
         for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
@@ -225,7 +225,7 @@ class BaseMLP(Stochastic):
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
         X, members = dense(X), getattr(self, "estimators_", [self])
         with self._computing(dtype):
-            outputs = [predictions(one._network(), one._params(), X) for one in members]
+            outputs = [predictions(one._fitted_network(), one._params(), X) for one in members]
             return np.asarray(outputs[0]) if len(members) == 1 else np.mean(outputs, axis=0)
 
     def to_network(self, dtype: Any = "float32") -> tuple[Network, Parameters]:
@@ -251,7 +251,7 @@ class BaseMLP(Stochastic):
         params = jax.tree.map(lambda *leaves: np.stack(leaves).astype(dtype), *members)
         if len(members) == 1:
             params = jax.tree.map(lambda leaf: leaf[0], params)
-        return self._network(), params
+        return self._fitted_network(), params
 
     def per_example_loss(self, X: Any, y: Any) -> np.ndarray:
         """Return the loss of each example (N,), without the penalty on the weights.
@@ -265,7 +265,7 @@ class BaseMLP(Stochastic):
         """
         X, encoded = self._fitted_examples(X, y)
         with self._computing(X.dtype):
-            return self._losses(self._network(), self._params(), X, encoded)
+            return self._losses(self._fitted_network(), self._params(), X, encoded)
 
     def influence(self, X: Any, y: Any, X_test: Any, y_test: Any) -> np.ndarray:
         """Return ⟨g_n, g'_m⟩ of training and test examples, g the gradient of `per_example_loss`.
@@ -291,7 +291,7 @@ class BaseMLP(Stochastic):
         with self._computing(X.dtype):
             return np.asarray(
                 influence(
-                    self._network(),
+                    self._fitted_network(),
                     [self._params()],
                     X,
                     self._targets(encoded),
@@ -315,11 +315,13 @@ class BaseMLP(Stochastic):
         with self._computing(X.dtype):
             targets = self._targets(encoded)
             rate = self._learning_rate_of_one()
-            return np.asarray(self_influence(self._network(), [self._params()], X, targets, rate))
+            return np.asarray(
+                self_influence(self._fitted_network(), [self._params()], X, targets, rate)
+            )
 
     def _learning_rate_of_one(self) -> float:
         """Return what makes our gradients, twice, those of the losses as scikit-learn has them."""
-        return self.n_outputs_**-2.0 if self._loss_name() == "squared_error" else 1.0
+        return self.n_outputs_**-2.0 if self._fitted_loss() == "squared_error" else 1.0
 
     def _fitted_examples(self, X: Any, y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self)

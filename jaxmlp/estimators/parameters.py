@@ -1,6 +1,7 @@
 """The parameters of an estimator, the network that they describe, and what it computes."""
 
 import contextlib
+import dataclasses
 import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -130,6 +131,13 @@ class Parameterized(BaseEstimator):
         chosen: Any = names[0] if isinstance(self.activation, str) else tuple(names)
         network = Network(tuple(sizes), chosen, self._loss_name())
         return exact_products(network) if self.noise_multiplier is not None else network
+
+    def _fitted_network(self) -> Network:
+        """Return the network that was fitted: with its loss, whatever the parameter is by now."""
+        return dataclasses.replace(self._network(), loss=self._fitted_loss())
+
+    def _fitted_loss(self) -> str:
+        return self._loss_name()
 
     def _activations(self) -> list[str]:
         given = [self.activation] if isinstance(self.activation, str) else list(self.activation)

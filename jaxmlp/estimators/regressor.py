@@ -190,6 +190,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     def _loss_name(self) -> str:
         return self.loss
 
+    def _fitted_loss(self) -> str:
+        return "poisson" if self.out_activation_ == "exp" else "squared_error"
+
     def _out_activation(self) -> str:
         return "exp" if self.loss == "poisson" else "identity"
 

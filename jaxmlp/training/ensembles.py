@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmlp.evaluation import check_some_weight, checked_examples
-from jaxmlp.network import Network, Parameters, check_members
+from jaxmlp.network import Network, Parameters, check_finite_parameters, check_members
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import on_host, own, placement_on
 from jaxmlp.training.loop import check_monitor, prepared_evaluation
@@ -25,7 +25,7 @@ from jaxmlp.training.members import (
 )
 from jaxmlp.training.passes import Members, Progress
 from jaxmlp.training.snapshots import Record
-from jaxmlp.validation import check_count, check_finite, check_key
+from jaxmlp.validation import check_count, check_key
 
 
 class EnsembleFit(NamedTuple):
@@ -187,10 +187,11 @@ def fit_ensemble(
     if members_per_pass is not None:
         check_count("members_per_pass", members_per_pass)
     check_count("group", group)
+    if count % group:
+        raise ValueError(f"group: expected a number that divides the {count} members, got {group}")
     examples, left = checked_examples(network, one, inputs, targets, sample_weight, scaling)
     check_some_weight(examples[2])
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
+    check_finite_parameters(params)
     rows = checked_widths(network, widths, count)
     check_absent_units(params, rows)
     if rows is not None and any(one.optimizer_settings.get("eps") == 0 for one in settings):

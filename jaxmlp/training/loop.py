@@ -4,21 +4,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmlp.batch import Batch
 from jaxmlp.data.stored import StoredInputs
 from jaxmlp.evaluation import check_some_weight, checked_examples, chunks
-from jaxmlp.network import Network, Parameters, check_parameters
+from jaxmlp.network import (
+    Network,
+    Parameters,
+    check_finite_parameters,
+    check_parameters,
+)
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.distributed import placement_on
 from jaxmlp.training.epochs import Callback, Fit, Training
 from jaxmlp.training.settings import Settings
 from jaxmlp.training.snapshots import Snapshot, first_snapshot
 from jaxmlp.training.streaming import checked_stored
-from jaxmlp.validation import as_host_array, check_finite, check_key
+from jaxmlp.validation import as_host_array, check_key
 
 
 def fit(
@@ -203,8 +207,7 @@ def fit(
             examples = *examples[:2], weights
         if not settings.private:  # what weights of 0 there are is nobody's business then
             check_some_weight(examples[2])
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
+    check_finite_parameters(params)
     if not isinstance(callbacks, Sequence):
         raise TypeError(f"callbacks: expected a list, got {type(callbacks).__name__}")
     others = prepared_evaluation(network, params, evaluation, scaling)

@@ -13,7 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import load_file
 from safetensors.flax import save as as_bytes
 
-from jaxmlp.network import Layer, Network, Parameters, check_members, check_parameters
+from jaxmlp.network import (
+    Layer,
+    Network,
+    Parameters,
+    check_finite_members,
+    check_finite_parameters,
+    check_members,
+    check_parameters,
+)
 from jaxmlp.scaling import Scaling, check_scaling
 from jaxmlp.training.runs import (
     CONFIG,
@@ -43,9 +51,9 @@ def save(
 ) -> None:
     """Write a network and its parameters, or those of an ensemble, to a folder for `load`.
 
-    `jaxmlp predict` takes the folder too, of an ensemble for the mean of its members; `evaluate`
-    and `export` take that of a single network. Of a table without names they take the columns in
-    their order, and the last as the targets.
+    `jaxmlp predict` and `evaluate` take the folder too, of an ensemble for the mean of its members;
+    `export` takes that of a single network. Of a table without names they take the columns in their
+    order, and the last as the targets.
 
     Args:
         run: The folder, new or empty.
@@ -60,7 +68,8 @@ def save(
 
     Raises:
         TypeError: An argument of another kind.
-        ValueError: Shapes or names that do not fit the network, or metadata that JSON cannot hold.
+        ValueError: Shapes or names that do not fit the network, parameters that are not finite, or
+            metadata that JSON cannot hold.
         FileExistsError: The folder holds files; none of them is touched.
         OSError: It cannot be made or written in.
 
@@ -80,8 +89,10 @@ def save(
     about = _checked_metadata(metadata)
     if isinstance(params, (tuple, list)) and params and np.ndim(_weight(params[0])) == 3:
         about["members"] = check_members(network, params)
+        check_finite_members(params)
     else:
         check_parameters(network, params)
+        check_finite_parameters(params)
     if scaling is not None:
         check_scaling(scaling, network.sizes[0])
         with np.errstate(over="ignore"):  # a longer float may be none of 64 bits
@@ -212,6 +223,15 @@ def _model_bytes(params: Parameters) -> bytes:
         if layer.bias is not None:
             arrays[f"{number}.bias"] = jnp.asarray(layer.bias)
     return as_bytes(arrays)
+
+
+def is_double(run: Path) -> bool:
+    """Tell whether a run's parameters are in float64, as far as its model's file can be read."""
+    try:
+        with safe_open(run / MODEL, "np") as file:
+            return any(file.get_slice(name).get_dtype() == "F64" for name in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False
 
 
 def read_parameters(path: Path, network: Network, members: int | None = None) -> Parameters:

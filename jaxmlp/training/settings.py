@@ -55,8 +55,13 @@ class Settings:
 
         Raises:
             TypeError: A number that is none.
-            ValueError: Any other fault, by its name.
+            ValueError: Any other fault, by its name; or a network that nothing can be learned with.
         """
+        if network.loss == "softmax_cross_entropy" and network.sizes[-1] == 1:
+            raise ValueError(
+                "network: expected at least two outputs for softmax_cross_entropy, whose loss is 0 "
+                "with one, got 1 (sigmoid_binary_cross_entropy takes one for two classes)"
+            )
         if not isinstance(self.optimizer, str):
             raise TypeError(
                 "optimizer: expected a name such as 'adam' (a transformation of optax's goes into "

@@ -45,6 +45,10 @@ class ChangedInputs(ValueError):
     """Stored inputs are not, or not any more, what can be trained on, as it shows at reading."""
 
 
+class LostInputs(OSError):
+    """Stored inputs cannot be read any more."""
+
+
 class StoredExamples(NamedTuple):
     """Examples that are checked but for their inputs, which are checked as they are read.
 
@@ -325,6 +329,8 @@ class Streamed:
                 return Part(epoch, first, end, *arrays), memory
             except ValueError as error:
                 raise ChangedInputs(str(error)) from error
+            except OSError as error:
+                raise LostInputs(str(error)) from error
 
     @contextlib.contextmanager
     def _as_called(self) -> Iterator[None]:

@@ -116,7 +116,7 @@ def write_results(folder: Path, summaries: Sequence[Summary]) -> None:
     table.writerow(["setting", *names, "epochs", "diverged", *heads])
     for one in summaries:
         row: list[Any] = [one.setting, *(one.values[name] for name in names)]
-        row += [one.epochs, one.diverged]
+        row += [f"{one.epochs:g}", one.diverged]
         for name in figures:
             row += [one.means.get(name, ""), one.deviations.get(name, "")]
         table.writerow(["" if value is None else value for value in row])

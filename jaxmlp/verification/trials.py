@@ -32,7 +32,11 @@ _STREAMS = {
 }
 
 # How far from a kink all units keep, where a step or a rounding could cross it.
-_MARGINS = {"bfloat16": 5e-2, "float16": 5e-2, "differences": 1e-3}
+_MARGINS = {
+    **dict.fromkeys(("float64", "float32"), 2e-5),
+    **dict.fromkeys(("bfloat16", "float16"), 5e-2),
+    "differences": 1e-3,
+}
 
 
 class Settings(NamedTuple):
