@@ -133,9 +133,7 @@ def _about_targets(data: Dataset, private: bool) -> list[str]:
     if private:
         return []
     if np.isin(data.train.targets, (0, 1)).all():
-        return [
-            "targets    are 0 and 1 alone, and numbers: --targets classes takes them as classes"
-        ]
+        return ["targets    are 0 and 1 alone, as numbers: --targets classes makes classes of them"]
     deviations = target_scaling(data.train.targets, data.train.weights).deviation
     far = deviations[(deviations < _LEAST) | (deviations > _MOST)]
     if not len(far):
