@@ -47,6 +47,34 @@ def test_every_draw_of_the_grid_is_off_its_kinks():
 # Functions of the user's.
 
 
+def test_what_holds_nothing_is_said_to():
+    def partly(make):
+        def gradient(params, inputs, targets):
+            right = jax.grad(partial(plain, NETWORK))(params, inputs, targets)
+            return (right[0], jax.tree.map(make, right[1]))
+
+        return gradient
+
+    for make, what in ((jnp.zeros_like, "0 throughout"), (lambda a: a * jnp.nan, "NaN")):
+        report = check_gradients(partly(make), network=NETWORK, trials=3, key=KEY)
+        assert report.faults == (f"params[1].weight, params[1].bias is {what}",)
+        whole = lambda *arguments, make=make: jax.tree.map(make, arguments[0])  # noqa: E731
+        report = check_gradients(whole, network=NETWORK, trials=3, key=KEY)
+        assert report.faults == (f"every array is {what}",)
+
+
+def test_lists_of_numbers_are_told_from_arrays():
+    def listed(params, inputs, targets):
+        right = jax.grad(partial(plain, NETWORK))(params, inputs, targets)
+        return jax.tree.map(lambda leaf: leaf.tolist(), right)
+
+    report = check_gradients(listed, network=NETWORK, trials=2, key=KEY)
+    assert not report.passed
+    assert report.findings[0].endswith(
+        "got 43 numbers: lists of Python's are taken apart, np.array makes one of them"
+    )
+
+
 @pytest.mark.parametrize(
     "network",
     [

@@ -282,7 +282,23 @@ class Judge:
                     tolerance=max(1e-7, bound / 10),
                 )
                 faults = reasons if faults is None else [f for f in faults if f in reasons]
+        if not faults and failures:
+            faults = self._empty([leaves_of(trial) for trial in trials], list(failures))
         return _Outcome(bound, worst, worst_trial, list(failures.values()), (), faults or ())
+
+    def _empty(self, results: list[list[np.ndarray]], failing: list[str]) -> list[str]:
+        """Return which of the failing leaves hold nothing in any trial: zeros, or NaN."""
+        found, zero = [], ("0 throughout", lambda leaf: not leaf.any())
+        for what, test in (zero, ("NaN", lambda leaf: (leaf != leaf).any())):  # noqa: PLR0124
+            names = [
+                name
+                for number, name in enumerate(self.names)
+                if name in failing and all(test(leaves[number]) for leaves in results)
+            ]
+            if names:
+                which = "every array" if len(names) == len(self.names) else ", ".join(names)
+                found.append(f"{which} is {what}")
+        return found
 
     def _shape_findings(self, leaves: list[np.ndarray]) -> list[str]:
         """Return what is wrong with the number, shapes or dtypes of a gradient's leaves."""
@@ -292,6 +308,10 @@ class Judge:
             found = [f"expected {len(expected)} arrays ({listing}), got {len(leaves)}"]
             if len(leaves) == len(expected) + 1 and leaves[0].ndim == 0:
                 found[0] += ", the first a number: the loss is not asked for"
+            elif len(leaves) > len(expected) and not any(leaf.ndim for leaf in leaves):
+                found[0] += (
+                    " numbers: lists of Python's are taken apart, np.array makes one of them"
+                )
             return found
         findings = []
         for name, leaf, shape in zip(self.names, leaves, expected, strict=True):
