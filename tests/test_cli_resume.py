@@ -150,6 +150,19 @@ def test_float64_goes_on_as_float64_and_is_used_without_a_word_to_jax(command, s
     assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_run_goes_on_with_or_without_pictures_as_it_was_begun(command, whole, stop_after):
+    drawn = [option for option in OPTIONS if option != "--no-pictures"]
+    for number, (options, more, pictures) in enumerate(
+        ((OPTIONS, (), False), (OPTIONS, ("--pictures",), True), (drawn, (), True))
+    ):
+        folder = Path(str(number))
+        stop_after(3, signal.SIGTERM)
+        assert command("train", *options, "--output", folder).status == 143
+        assert command("train", "--output", folder, "--resume", *more).status == 0
+        assert same_model(folder, whole)
+        assert bool(list(folder.glob("*.png"))) == pictures
+
+
 def test_data_are_those_of_the_folder_where_a_run_was_begun(command, whole, stop_after):
     stop_after(3, signal.SIGTERM)
     stopped(command)

@@ -214,8 +214,7 @@ class Sweep(Common):
 
 
 _OF_ONE_PROCESS = (
-    "output", "resume", "keep", "checkpoint_every", "pictures", "quiet", "compile_cache", "device",
-    "devices",
+    "output", "resume", "keep", "checkpoint_every", "quiet", "compile_cache", "device", "devices",
 )  # fmt: skip
 OF_THE_TRAINING = [
     field.name for field in dataclasses.fields(Train) if field.name not in _OF_ONE_PROCESS
@@ -223,11 +222,15 @@ OF_THE_TRAINING = [
 
 
 _OF_ONE_SWEEP = (
-    "output", "resume", "pictures", "quiet", "compile_cache", "device", "devices", "space",
+    "output", "resume", "quiet", "compile_cache", "device", "devices", "space",
 )  # fmt: skip
 OF_THE_SWEEP = [
     field.name for field in dataclasses.fields(Sweep) if field.name not in _OF_ONE_SWEEP
 ]
+
+
+MAY_CHANGE = ("stream", "pictures")
+"""Options that make no other model: whoever goes on with a run may give others."""
 
 
 def given(options: Common, names: list[str]) -> dict[str, Any]:

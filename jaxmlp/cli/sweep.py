@@ -24,7 +24,7 @@ from jaxmlp.cli.console import (
     warn,
 )
 from jaxmlp.cli.of_runs import about_run, draw, folder_of_beginning, heading
-from jaxmlp.cli.options import OF_THE_SWEEP, Sweep, Train, given, kept
+from jaxmlp.cli.options import MAY_CHANGE, OF_THE_SWEEP, Sweep, Train, given, kept
 from jaxmlp.cli.problem import (
     arrays,
     description,
@@ -222,7 +222,7 @@ class _Work:
             if saved is not None:
                 begun = runs.as_json(kept(Sweep(), OF_THE_SWEEP)) | saved["options"]
                 for name, value in self.about["options"].items():
-                    if begun.get(name) != value:
+                    if name not in MAY_CHANGE and begun.get(name) != value:
                         raise ValueError(
                             f"{name}: expected {begun.get(name)}, with which "
                             f"{options.output} was begun, got {value}"

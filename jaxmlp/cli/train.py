@@ -21,7 +21,7 @@ from jaxmlp.cli.console import (
     warn,
 )
 from jaxmlp.cli.of_runs import about_run, draw, folder_of_beginning, heading
-from jaxmlp.cli.options import OF_THE_TRAINING, Train, given, kept
+from jaxmlp.cli.options import MAY_CHANGE, OF_THE_TRAINING, Train, given, kept
 from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
 from jaxmlp.cli.problem import (
     arrays,
@@ -286,8 +286,7 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
             expected = runs.as_json(about["training"])
             saved = runs.as_json(kept(Train(), OF_THE_TRAINING)) | saved  # from before an option
             for option, value in expected.items():
-                # Streamed or not makes no difference but in memory and time.
-                if option != "stream" and saved.get(option) != value:
+                if option not in MAY_CHANGE and saved.get(option) != value:
                     raise ValueError(
                         f"{option}: expected {saved.get(option)}, with which {options.output} was "
                         f"begun, got {value}"
