@@ -27,6 +27,9 @@ from jaxmlp.data.contents import listed
 
 SUFFIXES = (".csv", ".npz")
 
+Fields = Sequence[Sequence[str]]
+"""The fields of some columns of text."""
+
 
 class Predictions(abc.ABC):
     """Where predictions go, chunk after chunk; `n_written` counts the rows."""
@@ -54,7 +57,7 @@ class Predictions(abc.ABC):
         self,
         chunk: ArrayLike,
         disagreement: ArrayLike | None = None,
-        kept: Sequence[Sequence[str]] = (),
+        kept: Fields = (),
     ) -> None:
         """Append rows.
 
@@ -95,12 +98,7 @@ class Predictions(abc.ABC):
         """Make ready; what must be closed goes on the stack."""
 
     @abc.abstractmethod
-    def _append(
-        self,
-        values: np.ndarray,
-        disagreement: np.ndarray | None,
-        kept: Sequence[Sequence[str]],
-    ) -> None:
+    def _append(self, values: np.ndarray, disagreement: np.ndarray | None, kept: Fields) -> None:
         """Append rows (n, K), the members' disagreement (n,) about them or None, what is kept."""
 
     @abc.abstractmethod
@@ -216,12 +214,7 @@ class _Table(Predictions):
         self._format = ",".join(["%.9g"] * (k + self._disagreeing))
         self._file.write((_line(header) + "\n").encode())
 
-    def _append(
-        self,
-        values: np.ndarray,
-        disagreement: np.ndarray | None,
-        kept: Sequence[Sequence[str]],
-    ) -> None:
+    def _append(self, values: np.ndarray, disagreement: np.ndarray | None, kept: Fields) -> None:
         numbers = values if disagreement is None else np.column_stack([values, disagreement])
         lines = [self._format % tuple(row) for row in numbers.tolist()]
         if self._classes is not None:
@@ -249,12 +242,7 @@ class _Archive(Predictions):
         self._names = None if self._classes is None else np.array(self._classes, np.str_)
         self._disagreement = beside() if self._disagreeing else None
 
-    def _append(
-        self,
-        values: np.ndarray,
-        disagreement: np.ndarray | None,
-        kept: Sequence[Sequence[str]],
-    ) -> None:
+    def _append(self, values: np.ndarray, disagreement: np.ndarray | None, kept: Fields) -> None:
         if self._disagreement is not None and disagreement is not None:
             self._disagreement.write(disagreement.tobytes())
         if self._names is None or self._probabilities is None:
