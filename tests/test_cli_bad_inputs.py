@@ -142,6 +142,10 @@ TRAIN = {
         None, "--dataset animals.csv --ignore tial",
         "animals.csv: unknown ignored column 'tial': did you mean 'tail'?",
     ),
+    "a column of a known set is to be ignored": (
+        None, "--dataset iris --ignore tail", "ignore: expected none for iris, which is a known "
+        "dataset, got 'tail'",
+    ),
     "a column of an array is to be ignored": (
         None, "--dataset images.npz --ignore tail", "ignore: expected none for images.npz, whose",
     ),

@@ -327,7 +327,10 @@ def test_data_that_have_changed_since_are_named(command, trained):
     Path("houses.csv").write_text("\n".join([*lines[:-1], "50.0,3,4.5"]) + "\n")
     status, _, errors = command("influence", "houses", "--self-influence")
     assert status == 0
-    assert errors == "jaxmlp: dataset: expected the data that houses was begun with, got others\n"
+    assert errors == (
+        "jaxmlp: dataset: expected the data that houses was begun with, got others from "
+        "houses.csv\n"
+    )
 
 
 def test_the_checkpoints_of_a_private_run_are_read_and_the_guarantee_is_said_to_end(

@@ -202,6 +202,14 @@ def test_a_table_with_names_of_its_rows(succeed):
             output = succeed("evaluate", "named", "--dataset", file, *part)
             assert output.partition("\n")[2] == report
     assert "row" in succeed("influence", "named", "--part", "train")
+    # What is ignored may be weights.
+    write_csv(Path("weighted.csv"), (*FEATURES, "animal", "sample_weight"), *inputs.T, names,
+              np.arange(60) % 2)  # fmt: skip
+    given = ("--dataset", "weighted.csv", "--ignore", "sample_weight", "--standardize")
+    succeed("train", *given, *TINY, "--output", "unweighted")
+    for more in ((), ("--part", "train")):
+        output = succeed("evaluate", "unweighted", "--dataset", "weighted.csv", *more)
+        assert output.partition("\n")[2] == report and "weighted by" not in output
     Path("folder").mkdir()
     np.save("folder/inputs.npy", inputs)
     succeed("predict", "named", "folder", "--output", "folder.npz")
@@ -223,9 +231,28 @@ def test_what_a_model_has_no_answer_to_is_named(command, trained):
     result = command("predict", "plain", "new.csv")
     assert (result.status, result.output) == (2, "")
     assert result.errors == (
-        "jaxmlp: new.csv: expected inputs that the model has an answer to, got [nan, nan] for "
-        "number 7 from 0: they are too large for it\n"
+        "jaxmlp: new.csv: expected inputs that the model has an answer to in float32, got "
+        "[nan, nan] for number 7 from 0: they are too large for it\n"
     )
+    # What is finite in the model's own precision, or whose mean alone is.
+    one = jaxmlp.Network((3, 1), loss="squared_error")
+    large = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, 1e30), jaxmlp.init(one, jax.random.key(0))
+    )
+    with jax.enable_x64(True):
+        jaxmlp.save("double", one, large, features=FEATURES)
+    signs = np.array([1.0, -1.0, 1.0], np.float32)
+    members = jax.tree.map(
+        lambda leaf: leaf.astype(np.float32) * signs.reshape(3, *[1] * leaf.ndim), large
+    )
+    jaxmlp.save("members", one, members, features=FEATURES)
+    inputs[7], others = 1e7, np.arange(60) != 7
+    inputs[others] = 0
+    for run, scale in (("double", 1e10), ("members", 1)):
+        write_csv(Path("new.csv"), FEATURES, *(scale * inputs.T))
+        result = command("predict", run, "new.csv")
+        assert result.status == 2, result
+        assert "got [inf] for number 7 from 0" in result.errors or "got inf for" in result.errors
     assert not Path("predictions.csv").exists()
 
 

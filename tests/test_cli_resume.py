@@ -150,6 +150,44 @@ def test_float64_goes_on_as_float64_and_is_used_without_a_word_to_jax(command, s
     assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_copied_run_finds_the_data_beside_it(command, whole, stop_after):
+    Path("one").mkdir()
+    Path("images.npz").rename("one/images.npz")
+    os.chdir("one")
+    stop_after(3, signal.SIGTERM)
+    stopped(command)
+    os.chdir("..")
+    shutil.copytree("one", "two")
+    shutil.copytree("one", "three")
+    np.savez("one/images.npz", inputs=np.zeros((4, 20)), targets=np.arange(4) % 2)
+    Path("one/run/checkpoints").rename("gone")
+    os.chdir("two")
+    for arguments in (("train", "--resume", "--output", "run"), ("evaluate", "run")):
+        result = command(*arguments)
+        assert (result.status, result.errors) == (0, ""), result.errors
+    assert_same("run", whole)
+    os.chdir("../three")
+    np.savez("images.npz", inputs=np.zeros((4, 20)), targets=np.arange(4) % 2)
+    result = command("train", "--resume", "--output", "run")
+    assert result.status == 2
+    assert "dataset: expected the data that run was begun with, got others from " in result.errors
+    Path("../one/images.npz").write_text("none any more")
+    Path("images.npz").write_text("nor here")
+    result = command("train", "--resume", "--output", "run")
+    assert result.status == 2 and "one/images.npz: expected an" in result.errors
+    os.chdir("..")
+
+
+def test_the_mode_of_64_bits_is_left_as_it_was(command):
+    for mode in (False, True):
+        with jax.enable_x64(mode):
+            assert command("data", "list").status == 0
+            result = command("train", *OPTIONS, "--dtype", "float64", "--output", f"run-{mode}")
+            assert (result.status, result.errors) == (0, "")
+            assert command("evaluate", f"run-{mode}", "--part", "test").status == 2
+        assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_a_run_goes_on_with_or_without_pictures_as_it_was_begun(command, whole, stop_after):
     drawn = [option for option in OPTIONS if option != "--no-pictures"]
     for number, (options, more, pictures) in enumerate(

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -257,6 +258,35 @@ def test_a_best_that_is_gone_is_trained_again(command, tmp_path):
     assert rows(tmp_path / "out") == before
 
 
+def test_a_best_that_is_gone_is_trained_again_from_the_first_of_its_settings(command, tmp_path):
+    # Passes hold whole settings: of three members at a time, two.
+    rates = ("--learning-rate", 0.01, 0.02, 0.5, 0.05)
+    options = (*FEW, *rates, "--seeds", 2, "--members-per-pass", 3, "--output", "out")
+    assert command("sweep", *options).status == 0
+    before = rows(tmp_path / "out")
+    (tmp_path / "out/best/model.safetensors").unlink()
+    result = command("sweep", "--resume", "--output", "out")
+    assert result.status == 0
+    assert "out/best/model.safetensors is gone" in result.errors
+    assert rows(tmp_path / "out") == before
+
+
+def test_a_copied_sweep_finds_the_data_beside_it(command, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "animals.csv").rename(tmp_path / "one/animals.csv")
+    os.chdir("one")
+    options = (*FEW, *GRID, "--members-per-pass", 2, "--output", "out")
+    assert command("sweep", *options).status == 0
+    os.chdir("..")
+    shutil.copytree("one", "two")
+    (tmp_path / "one/animals.csv").write_text("a,b\n1,x\n2,y\n")
+    os.chdir("two")
+    Path("out/trials.jsonl").unlink()
+    result = command("sweep", "--output", "out", "--resume")
+    assert (result.status, result.errors) == (0, "")
+    os.chdir("..")
+
+
 def test_data_with_a_validation_part_of_their_own_need_no_other(command, tmp_path):
     inputs, names = animals(60)
     split = ["train"] * 40 + ["validation"] * 20
@@ -270,11 +300,12 @@ def test_data_with_a_validation_part_of_their_own_need_no_other(command, tmp_pat
         assert command("sweep", "--output", out, "--resume").status == 0
         result = command("evaluate", f"{out}/best", "--part", "validation")
         assert (result.status, result.errors) == (0, "")
-    result = command(
-        "sweep", "--dataset", "own.csv", *TINY, *GRID, "--validation-fraction", 0.3
-    )  # fmt: skip
-    assert result.status == 2
-    assert "validation_fraction: expected 0 where own.csv or a file of its own has" in result.errors
+    for fraction in (0.2, 0.3):
+        options = (*TINY, *GRID, "--validation-fraction", fraction)
+        result = command("sweep", "--dataset", "own.csv", *options)
+        assert result.status == 2
+        message = "validation_fraction: expected 0 where own.csv or a file of its own has"
+        assert message in result.errors
 
 
 def test_the_best_of_an_earlier_pass_stays(command, tmp_path):

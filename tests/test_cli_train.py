@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from command import (
     ANIMALS,
+    FEATURES,
     TINY,
     animals,
     ended,
@@ -223,15 +224,19 @@ def test_inputs_in_units_of_their_own_and_numbers_that_are_classes_are_told_of(t
     assert hints("animals.csv", "--standardize") == []
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(60, 3)), rng.integers(2, size=60).astype(float)
-    for scale, count in ((1, 0), (0.01, 1)):
-        np.savez("set.npz", inputs=scale * inputs, targets=targets)
-        found = hints("set.npz")
+    for scale, count in ((1e200, 1), (1, 0), (0.01, 1)):
+        write_csv(Path("set.csv"), (*FEATURES, "y"), *(scale * inputs.T), targets)
+        found = hints("set.csv", *(("--dtype", "float64") if scale > 1 else ()))
         assert len(found) == count + 1
         assert found[-1] == (
             "targets    are 0 and 1 alone, as numbers: --targets classes makes classes of them"
         )
-    assert found[0].startswith("inputs     far from 0 ± 1: 3 of 3, such as number 0 of ")
-    assert hints("set.npz", "--targets", "classes") == found[:1]
+    assert found[0].startswith("inputs     far from 0 ± 1: 3 of 3, such as height of ")
+    assert hints("set.csv", "--targets", "classes") == found[:1]
+    assert not any("0 and 1" in line for line in hints("set.csv", "--targets", "numbers"))
+    np.savez("set.npz", inputs=0.01 * inputs, targets=np.stack([targets] * 2, axis=1))
+    (line,) = hints("set.npz")  # columns of 0 and 1 are no classes
+    assert line.startswith("inputs     far from 0 ± 1: 3 of 3, such as number 0 of ")
 
 
 def test_the_hint_looks_at_what_counts_and_at_every_output(train, command):
@@ -369,9 +374,10 @@ def test_a_class_weight_is_a_sample_weight(train):
     said = train("weighted.csv")
     assert "weights    sample_weight: all figures are weighted" in said
     said = train("weighted.csv", "--class-weight", "balanced")
-    assert (
-        "weights    balanced: the training figures are weighted, the others by sample_weight alone"
-    ) in said
+    assert "weights    balanced: the training figures are weighted" in said
+    assert "weights    sample_weight: all figures are weighted" in said
+    said = train("animals.csv", "--test-file", "weighted.csv")
+    assert "weights    sample_weight: the test figures are weighted" in said
     weights = np.array([{"cat": 1.0, "dog": 0.0, "owl": 3.0}[name] for name in animals()[1]])
     assert_saved("run", fitted(sample_weight=weights, **DEFAULTS))
 

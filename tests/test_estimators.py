@@ -555,7 +555,10 @@ def test_a_regressor_predicts_by_the_loss_that_it_was_fitted_with():
     np.testing.assert_array_equal(model.predict(X), fitted)
     np.testing.assert_array_equal(model.per_example_loss(X, y), losses)
     assert model.to_network()[0].loss == "squared_error"
+    assert model.per_example_loss(X, -y).shape == (150,)
     model.partial_fit(X, y)
+    with pytest.raises(ValueError, match="^y: expected numbers ≥ 0 for the Poisson loss, got -2"):
+        model.set_params(loss="squared_error").per_example_loss(X, -y)
     assert model.out_activation_ == "exp" and (model.predict(X) > 0).all()
 
 

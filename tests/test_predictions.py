@@ -47,13 +47,13 @@ def test_a_table_has_the_class_and_every_probability(tmp_path):
 def test_columns_that_are_kept_come_first(tmp_path):
     path = tmp_path / "out.csv"
     with open_predictions(path, 3, NAMES, 3, kept=("id", "note, if any")) as out:
-        out.write(CHUNKS[0], kept=[["7", "8"], ["", 'say "x"']])
-        out.write(CHUNKS[1], kept=[["9"], ["a,b"]])
+        out.write(CHUNKS[0], kept=[["7", "8\n"], ["", 'say "x"']])
+        out.write(CHUNKS[1], kept=[["9"], ["a,b\rc"]])
     assert read_table(path) == [
         ["id", "note, if any", "prediction", *(f"probability_{name}" for name in NAMES)],
         ["7", "", 'a "dog"', "0.25", "0.5", "0.25"],
-        ["8", 'say "x"', "cat", "1", "0", "0"],
-        ["9", "a,b", "cow, or calf", "0.125", "0.125", "0.75"],
+        ["8\n", 'say "x"', "cat", "1", "0", "0"],
+        ["9", "a,b\rc", "cow, or calf", "0.125", "0.125", "0.75"],
     ]
 
 

@@ -295,8 +295,8 @@ FAULTS = {
     ),
     "a column of words that is not the last": (
         "a,kind,y\n1,x,2\n2,z,3\n",
-        "expected a number in column 'kind' of row 2, got 'x'; --ignore kind leaves that column "
-        "out, and --target takes it for the targets in the place of 'y'",
+        "expected a number in column 'kind' of row 2, got 'x'; --ignore kind leaves columns of "
+        "words out, --target takes one for the targets, not 'y'",
     ),
     "a negative weight": (
         "a,y,sample_weight\n1,x,1\n2,y,-1\n",
@@ -361,8 +361,7 @@ COMPANIONS = {
     ),
     "a word": (
         "age,height,kind\n1,tall,cat\n",
-        "expected a number in column 'height' of row 2, got 'tall'; --ignore height leaves that "
-        "column out",
+        "expected a number in column 'height' of row 2, got 'tall'",
     ),
 }
 
@@ -415,8 +414,8 @@ def test_what_cannot_be_ignored_is_named(tmp_path):
         ),
         (
             {"ignore": ["who"], "target": "kind"},
-            f"{path}: expected a number in column 'note' of row 2, got 'good'; --ignore note "
-            "leaves that column out",
+            f"{path}: expected a number in column 'note' of row 2, got 'good'; --ignore who note "
+            "leaves columns of words out",
         ),
     ):
         text = message_of(ValueError, lambda options=options: load_dataset(path, **options))

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,12 +84,16 @@ def _sentence(error: Exception) -> str:
 
 @contextlib.contextmanager
 def double_precision(wanted: bool) -> Iterator[None]:
-    """Have JAX's 64-bit mode inside, in every thread, if it is wanted."""
-    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    if wanted:
-        jax.config.update("jax_enable_x64", True)
-    try:
+    """Have JAX's 64-bit mode inside, in this thread and in all others, if it is wanted."""
+    if not wanted:
         yield
+        return
+    with ThreadPoolExecutor(1) as other:  # which has nothing for itself
+        before = other.submit(lambda: jax.numpy.result_type(float).itemsize == 8).result()
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with jax.enable_x64(True):  # whatever this thread has for itself
+            yield
     finally:
         jax.config.update("jax_enable_x64", before)
 

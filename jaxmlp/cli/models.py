@@ -67,7 +67,8 @@ class Predict:
     """A file .csv or .npz for the predictions and, for classes, their probabilities; of an
     ensemble with the members' disagreement."""
     keep: tuple[str, ...] = ()
-    """Columns of a .csv file that go into the output's as they are, such as names of the rows."""
+    """Columns of a .csv file that go into the output's, such as names of the rows: as they are, but
+    for spaces around them. Of a model without names for its inputs they are none of these."""
     overwrite: bool = False
     """Replace the output where it exists."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -136,6 +137,7 @@ def _examples(options: Evaluate, model: Model) -> tuple[Examples, str]:
             classes=model.classes,
             features=model.features,
             target=model.target,
+            ignore=model.options.ignore,
         )
         return read_examples(name, expected), name
     data = load_data(options.run, model, name, options.data_dir)
@@ -180,7 +182,7 @@ def predict(options: Predict) -> None:
                 ready, left = _prepared(options.file, model, chunk, rows)
                 with failing_run(device), jax.default_device(device):
                     found = _predicted(model, ready, left)
-                _check_predictions(options.file, np.asarray(found[0]), rows)
+                _check_predictions(options.file, found, rows)
                 with failing_run(device):
                     out.write(*found, kept=kept)
                 rows += len(chunk)
@@ -207,15 +209,24 @@ def _predicted(model: Model, inputs: np.ndarray, scaling: Scaling | None) -> tup
     return ensemble_predictions(model.network, model.params, inputs, scaling=scaling)
 
 
-def _check_predictions(file: Path, values: np.ndarray, start: int) -> None:
-    """Raise ValueError where a prediction (n, K), of rows `start` … of the file, is not finite."""
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise ValueError(
-            f"{file}: expected inputs that the model has an answer to, got {values[row].tolist()} "
-            f"for number {start + row} from 0: they are too large for it"
-        )
+def _check_predictions(file: Path, found: tuple[Any, ...], start: int) -> None:
+    """Check that what is found of rows `start` … of the file is finite as it is written.
+
+    It is predictions (n, K), and of an ensemble the disagreement (n,).
+
+    Raises:
+        ValueError: It is not.
+    """
+    for part in found:
+        with np.errstate(over="ignore"):
+            values = np.asarray(part).astype(np.float32)
+        finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise ValueError(
+                f"{file}: expected inputs that the model has an answer to in float32, got "
+                f"{values[row].tolist()} for number {start + row} from 0: they are too large for it"
+            )
 
 
 def _prepared(

@@ -18,7 +18,7 @@ from jaxmlp.network import Network
 from jaxmlp.scaling import target_scaling
 from jaxmlp.training.snapshots import Record
 
-_LEAST, _MOST = 0.05, 20.0  # standard deviations of targets that train well as they are
+_LEAST, _MOST = 0.05, 20.0  # standard deviations of what trains well as it is
 _PICTURED = 10_000  # of training examples that are not in memory
 
 
@@ -99,8 +99,9 @@ def _about_inputs(data: Dataset) -> list[str]:
     inputs = data.train.inputs
     if data.scaling is not None or isinstance(inputs, StoredInputs):
         return []
-    means = np.asarray(np.mean(inputs, axis=0, dtype=np.float64))
-    deviations = np.asarray(np.std(inputs, axis=0, dtype=np.float64))
+    with np.errstate(all="ignore"):  # of numbers near the largest, which are far from 0 ± 1
+        means = np.asarray(np.mean(inputs, axis=0, dtype=np.float64))
+        deviations = np.asarray(np.std(inputs, axis=0, dtype=np.float64))
     far = np.maximum(np.abs(means), deviations) > _MOST
     if not far.any() and deviations.max() < _LEAST:
         far = deviations > 0
@@ -116,23 +117,28 @@ def _about_inputs(data: Dataset) -> list[str]:
 
 def _about_weights(options: Train, data: Dataset) -> list[str]:
     """Return which figures are weighted, if any are."""
-    parts = (data.train, data.validation, data.test)
-    own = any(part is not None and part.weights is not None for part in parts)
-    words = " ".join(options.class_weight)
-    if not words:
-        return ["weights    sample_weight: all figures are weighted"] * own
-    others = "others by sample_weight alone" if own else "others are not"
-    return [f"weights    {words}: the training figures are weighted, the {others}"]
+    parts = {"training": data.train, "validation": data.validation, "test": data.test}
+    there = [name for name, part in parts.items() if part is not None]
+    own = [name for name in there if getattr(parts[name], "weights", None) is not None]
+    lines = []
+    if options.class_weight:
+        words = " ".join(options.class_weight)
+        others = "" if own else ", the others are not"
+        lines.append(f"weights    {words}: the training figures are weighted{others}")
+    if own:
+        which = "all figures" if own == there else f"the {' and '.join(own)} figures"
+        lines.append(f"weights    sample_weight: {which} are weighted")
+    return lines
 
 
-def _about_targets(data: Dataset, private: bool) -> list[str]:
+def _about_targets(options: Train, data: Dataset) -> list[str]:
     """Return what is to be known of the numbers that are trained on, if anything is."""
     scaling = data.target_scaling
     if scaling is not None:
         return ["targets    standardized: losses are of these, the model predicts what was read"]
-    if private:
+    if options.private:
         return []
-    if np.isin(data.train.targets, (0, 1)).all():
+    if options.targets == "auto" and data.target and np.isin(data.train.targets, (0, 1)).all():
         return ["targets    are 0 and 1 alone, as numbers: --targets classes makes classes of them"]
     deviations = target_scaling(data.train.targets, data.train.weights).deviation
     far = deviations[(deviations < _LEAST) | (deviations > _MOST)]
@@ -179,7 +185,7 @@ def heading(
     if not options.private:
         more += _about_inputs(data)
     if network.loss == "squared_error" and data.classes is None:
-        more += _about_targets(data, private=options.private)
+        more += _about_targets(options, data)
     return "\n".join(
         (
             f"device     {times}{device.device_kind} ({device.platform}), {options.dtype}, "

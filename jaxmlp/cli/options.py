@@ -28,8 +28,9 @@ class Common:
     """Columns of a .csv file that are no inputs, such as names or numbers of its rows."""
     targets: Literal["auto", "classes", "numbers"] = "auto"
     """What a file's targets are: by default words and integers are classes, others numbers."""
-    validation_fraction: float = 0.0
-    """Put aside this part of the training examples, stratified by class, for validation."""
+    validation_fraction: float | None = None
+    """Put aside this part of the training examples, stratified by class, for validation; by default
+    none."""
     validation_file: Path | None = None
     """Or take them from this file, of the same kind."""
     test_file: Path | None = None
@@ -158,7 +159,7 @@ class Sweep(Common):
     every seed, and judged by the mean of --monitor.
     """
 
-    validation_fraction: float = 0.2
+    validation_fraction: float | None = None
     """Put aside this part of the training examples, stratified by class, to judge settings by; by
     default a fifth where the data have no validation part of their own."""
     batch_size: int = 32

@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -70,6 +71,44 @@ def found(path: Path | None, folder: str | None) -> Path | None:
     return there if os.path.exists(there) else path  # noqa: PTH110 False where it may not be seen
 
 
+Read = TypeVar("Read")
+
+
+def where_begun(
+    read: Callable[[str | None], Read], folder: str | None, fits: Callable[[Read], bool]
+) -> Read:
+    """Return what is read of a run's files: those where it was begun, or those here.
+
+    Args:
+        read: Reads them, by the folder that their paths go by, None for this one.
+        folder: That in which the run was begun, or None where that is not known.
+        fits: Whether what was read is what the run was begun with.
+
+    Returns:
+        The first that fits, or else the first that can be read.
+
+    Raises:
+        ValueError: That of `read` in the first folder, where neither can be read.
+        OSError: As well.
+    """
+    with contextlib.suppress(OSError):  # this folder is gone
+        if folder is None or folder == str(Path.cwd()):
+            return read(None)
+    results, errors = [], []
+    for place in (folder, None):
+        try:
+            result = read(place)
+        except (ValueError, OSError) as error:
+            errors.append(error)
+            continue
+        if fits(result):
+            return result
+        results.append(result)
+    if results:
+        return results[0]
+    raise errors[0]
+
+
 def prepared(
     options: Train, device: Any, folder: str | None = None
 ) -> tuple[Network, Dataset, Settings]:
@@ -112,7 +151,7 @@ def prepared(
         found(options.data_dir, folder),
         target=options.target,
         regression=REGRESSION[options.targets],
-        validation_fraction=options.validation_fraction,
+        validation_fraction=options.validation_fraction or 0.0,
         validation_file=found(options.validation_file, folder),
         test_file=found(options.test_file, folder),
         seed=options.seed,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmlp.cli.options import Common, Sweep, Train
-from jaxmlp.cli.problem import prepared
+from jaxmlp.cli.problem import fingerprint_of, prepared, where_begun
 from jaxmlp.data import Dataset
 from jaxmlp.data.splits import HasValidation
 from jaxmlp.network import Network
@@ -16,6 +16,8 @@ from jaxmlp.training.members import EACH
 from jaxmlp.training.optimizers import OPTIMIZERS
 from jaxmlp.training.sweeps import SWEPT, Choice, Setting, choice_of, grid, parsed_choice, samples
 from jaxmlp.validation import check_count, check_name
+
+_FRACTION = 0.2  # of the training examples is put aside by default
 
 
 def settings_of_sweep(options: Sweep) -> list[Setting]:
@@ -112,12 +114,36 @@ def train_options(options: Sweep, setting: Setting) -> Train:
 def prepared_sweep(
     options: Sweep, setting: Setting, device: Any, begun_in: str | None
 ) -> tuple[Sweep, Network, Dataset]:
-    """Return the options with the part to put aside, the network and the data."""
-    try:
-        network, data, _ = prepared(train_options(options, setting), device, begun_in)
-    except HasValidation:
-        if options.validation_fraction != Sweep.validation_fraction:
-            raise
-        options = dataclasses.replace(options, validation_fraction=0.0)
-        network, data, _ = prepared(train_options(options, setting), device, begun_in)
-    return options, network, data
+    """Return the options with the part to put aside, the network and the data.
+
+    Args:
+        options: The options.
+        setting: One of those to try.
+        device: Where it is computed.
+        begun_in: The folder that the options' paths go by.
+
+    Returns:
+        The three.
+
+    Raises:
+        ValueError: As for `prepared`.
+        OSError: As well.
+    """
+
+    def read(folder: str | None) -> tuple[Sweep, Network, Dataset]:
+        fraction = options.validation_fraction
+        try:
+            return read_with(_FRACTION if fraction is None else fraction, folder)
+        except HasValidation:
+            if fraction is not None:
+                raise
+            return read_with(0.0, folder)
+
+    def read_with(fraction: float, folder: str | None) -> tuple[Sweep, Network, Dataset]:
+        chosen = dataclasses.replace(options, validation_fraction=fraction)
+        return chosen, *prepared(train_options(chosen, setting), device, folder)[:2]
+
+    def fits(read: tuple[Sweep, Network, Dataset]) -> bool:
+        return sweep_folder.began_with(options.output, fingerprint_of(read[2], private=False))
+
+    return where_begun(read, begun_in, fits)

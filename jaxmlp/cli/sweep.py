@@ -230,7 +230,7 @@ class _Work:
                 if saved["fingerprint"] != self.about["fingerprint"]:
                     raise ValueError(
                         f"dataset: expected the data that {options.output} was begun with, got "
-                        "others"
+                        f"others from {self.data.source}"
                     )
                 self.members_per_pass = saved["members_per_pass"]
                 trials, damage = sweep_folder.read_trials(options.output)
@@ -260,8 +260,10 @@ class _Work:
         model = self.options.output / sweep_folder.BEST / runs.MODEL
         best = self._best() if self.trials else None
         if best is not None and not model.is_file():
+            size = len(self.seeds)  # of a pass, which has whole settings
+            size = max(size, (self.members_per_pass or 1) // size * size)
             place = self.pairs.index((best.setting, best.seed))
-            self.trials = self.trials[: place - place % (self.members_per_pass or 1)]
+            self.trials = self.trials[: place - place % size]
             warn(f"{model} is gone: what was trained with it, and after it, is trained again")
 
     def run(self, interruption: Interruption) -> None:

@@ -26,10 +26,12 @@ from jaxmlp.cli.privacy import privacy_line, steps_an_epoch
 from jaxmlp.cli.problem import (
     arrays,
     description,
+    fingerprint_of,
     in_units,
     keys_of_seed,
     prepared,
     weighted_training,
+    where_begun,
 )
 from jaxmlp.cli.processes import (
     Ended,
@@ -77,7 +79,11 @@ def _train(options: Train) -> None:
                 f"{options.batch_size}"
             )
         begun_in = folder_of_beginning(options, runs.begun_in)
-        network, data, settings = prepared(options, device, begun_in)
+        network, data, settings = where_begun(
+            lambda folder: prepared(options, device, folder),
+            begun_in,
+            lambda read: runs.began_with(options.output, fingerprint_of(read[1], options.private)),
+        )
     with bad_input_of_any():
         check_same({"dataset": description(data)})
         run, about = Path(), {}
@@ -291,7 +297,11 @@ def _open_run(options: Train, about: dict[str, Any]) -> Path:
                         f"{option}: expected {saved.get(option)}, with which {options.output} was "
                         f"begun, got {value}"
                     )
-            runs.check_fingerprint(options.output, about["dataset"]["fingerprint"])
+            if not runs.began_with(options.output, about["dataset"]["fingerprint"]):
+                raise ValueError(
+                    f"dataset: expected the data that {options.output} was begun with, got others "
+                    f"from {about['dataset']['source']}"
+                )
             return options.output
     run = runs.new_run(options.output, name)
     if options.resume and not options.quiet:

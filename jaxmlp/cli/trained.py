@@ -1,6 +1,5 @@
 """A trained model as the commands find it: a run's network, parameters, scaling, names and data."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
@@ -11,7 +10,7 @@ import numpy as np
 
 from jaxmlp.cli.console import warn
 from jaxmlp.cli.options import REGRESSION, Train, saved_options
-from jaxmlp.cli.problem import fingerprint_of, found
+from jaxmlp.cli.problem import fingerprint_of, found, where_begun
 from jaxmlp.data import Dataset, Examples, load_dataset
 from jaxmlp.data.contents import listed
 from jaxmlp.data.datasets import is_own
@@ -155,16 +154,18 @@ def load_data(
 
 def _own_data(run: Path, model: Model, data_dir: Path | None) -> Dataset:
     """Return the run's own data: those where it was begun, or those here if these are others."""
-    data = _data_of_run(model, data_dir, model.folder)
-    _check_same(model, data)
-    try:
-        runs.check_fingerprint(run, fingerprint_of(data, model.options.private))
-    except runs.ChangedData as error:
-        with contextlib.suppress(ValueError, OSError):
-            others = _data_of_run(model, data_dir, None)
-            runs.check_fingerprint(run, fingerprint_of(others, model.options.private))
-            return others
-        warn(error)  # it may be meant, and is then to be known
+
+    def is_its(data: Dataset) -> bool:
+        return runs.began_with(run, fingerprint_of(data, model.options.private))
+
+    def read_in(folder: str | None) -> Dataset:
+        data = _data_of_run(model, data_dir, folder)
+        _check_same(model, data)
+        return data
+
+    data = where_begun(read_in, model.folder, is_its)
+    if not is_its(data):  # it may be meant, and is then to be known
+        warn(f"dataset: expected the data that {run} was begun with, got others from {data.source}")
     return data
 
 
@@ -180,13 +181,13 @@ def _data_of_run(model: Model, data_dir: Path | None, folder: str | None) -> Dat
     if is_own(source):
         source = found(Path(source), folder) or source
         arguments = _arguments(model, options.dataset)
-    for name in ("validation_fraction", "seed", "stream"):
-        arguments[name] = getattr(options, name)
+    arguments |= {"seed": options.seed, "stream": options.stream}
     return load_dataset(
         source,
         data_dir or paths["data_dir"],
         validation_file=paths["validation_file"],
         test_file=paths["test_file"],
+        validation_fraction=options.validation_fraction or 0.0,
         **arguments,
     )
 

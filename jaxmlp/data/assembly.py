@@ -59,7 +59,7 @@ def read_dataset(
         OSError: A file cannot be read.
         ValueError: A file is damaged, or they do not fit each other.
     """
-    contents = _read(path, target, stream, _checked_ignored(path, ignore))
+    contents = _read(path, target, stream, _checked_ignored(path, ignore), advise=True)
     kind = kind_of(contents, regression)
     train_rows = contents.rows_of("train")
     if train_rows is not None and not len(train_rows):
@@ -113,7 +113,7 @@ class Expected(NamedTuple):
     """What a model expects of examples: how many inputs and outputs, and their names.
 
     `classes` and `features` are None where there are none; `target` is the column of the targets,
-    None for the last.
+    None for the last. Columns to `ignore` may hold weights.
     """
 
     n_inputs: int
@@ -121,6 +121,7 @@ class Expected(NamedTuple):
     classes: Sequence[str] | None
     features: Sequence[str] | None = None
     target: str | None = None
+    ignore: Sequence[str] = ()
 
 
 def read_examples(path: str | os.PathLike[str], expected: Expected) -> Examples:
@@ -139,7 +140,7 @@ def read_examples(path: str | os.PathLike[str], expected: Expected) -> Examples:
         ValueError: It is damaged, or not what the model expects.
     """
     target = expected.target if str(path).lower().endswith(".csv") else None
-    contents = _read(path, target, features=expected.features)
+    contents = _read(path, target, ignore=expected.ignore, features=expected.features)
     if contents.inputs.shape[1] != expected.n_inputs:
         raise ValueError(
             f"{contents.path}: expected {expected.n_inputs} inputs, got {contents.inputs.shape[1]}"
@@ -181,6 +182,7 @@ def _read(
     stream: bool = False,
     ignore: Sequence[str] = (),
     features: Sequence[str] | None = None,
+    advise: bool = False,
 ) -> Contents:
     path = Path(path).expanduser()
     if kind_of_file(path) == ".csv":
@@ -189,7 +191,7 @@ def _read(
                 f"stream: expected it for a file .npz or a folder of .npy, got {path}, which is "
                 "read line after line"
             )
-        return read_table(path, target, ignore, features)
+        return read_table(path, target, ignore, features, advise)
     if target is not None:
         raise ValueError(
             f"target: expected none for {path}, whose targets are its array 'targets', got "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmlp.data.assembly import SUFFIXES, is_file_name, read_dataset
+from jaxmlp.data.contents import listed
 from jaxmlp.data.examples import Dataset, image_dataset
 from jaxmlp.data.files import find_idx_files, idx_file, read_idx_images
 from jaxmlp.data.prepared import PUBLISHED, default_folder, is_prepared, read_prepared
@@ -114,7 +115,7 @@ def load_dataset(
         validation_file=validation_file,
         test_file=test_file,
         regression=regression,
-        ignore=ignore or None,
+        ignore=listed(ignore) or None,
     )
     if stream:
         raise ValueError(

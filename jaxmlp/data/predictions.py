@@ -280,5 +280,5 @@ def _copy(
 def _line(fields: Sequence[str]) -> str:
     """Return fields as a line of a table, quoted where they must be."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(fields)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(fields)  # it quotes what has one of these
+    return text.getvalue()[:-2]

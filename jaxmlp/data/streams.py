@@ -129,8 +129,8 @@ def _open_table(
         columns = [place for place in input_columns(table) if table.header[place] not in others]
     if len(columns) != n_inputs:
         raise ValueError(
-            f"{path}: expected {n_inputs} columns of inputs, got {len(columns)}: "
-            f"{listed(table.header[column] for column in columns)}"
+            f"{path}: expected {n_inputs} columns of inputs{' beside those kept' * bool(keep)}, "
+            f"got {len(columns)}: {listed(table.header[column] for column in columns)}"
         )
     return Inputs(None, n_inputs, lambda: _table_chunks(table, columns, kept), tuple(keep))
 

@@ -12,7 +12,7 @@ import math
 import operator
 import os
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,8 +180,9 @@ def open_table(path: str | os.PathLike[str]) -> Table:
 def read_table(
     path: str | os.PathLike[str],
     target: str | None = None,
-    ignore: Collection[str] = (),
+    ignore: Sequence[str] = (),
     features: Sequence[str] | None = None,
+    advise: bool = False,
 ) -> Contents:
     """Return the rows of a csv file.
 
@@ -191,6 +192,7 @@ def read_table(
             nor "split".
         ignore: Columns that are passed over where they are there.
         features: The columns of a model's inputs, in their order; by default all others.
+        advise: Whether the message names the options that pass over columns of words.
 
     Returns:
         Its contents: inputs float64, targets as strings. The columns "sample_weight" and "split"
@@ -233,12 +235,12 @@ def read_table(
             inputs.append(table.numbers(block, columns))
         except ValueError as error:
             words = [own for own in columns if not any(map(is_number, block.column(own)))]
-            if features is not None or not words:
+            if not advise or not words:
                 raise
-            word, last = table.header[words[0]], table.header[place]
-            message = f"{error}; --ignore {shlex.quote(word)} leaves that column out"
+            names = [*ignore, *(table.header[own] for own in words)]
+            message = f"{error}; --ignore {shlex.join(names)} leaves columns of words out"
             if target is None:
-                message += f", and --target takes it for the targets in the place of {last!r}"
+                message += f", --target takes one for the targets, not {table.header[place]!r}"
             raise ValueError(message) from None
         targets += block.column(place)
         lines += block.lines

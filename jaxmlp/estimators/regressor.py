@@ -209,19 +209,19 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        self._check_counts(y, "y")
+        self._check_counts(y, "y", self.loss)
         return X, y.reshape(len(y), -1).astype(X.dtype)
 
     def _encoded_targets(self, y: Any, dtype: Any, name: str = "y") -> np.ndarray:
         y = np.asarray(check_array(y, ensure_2d=False, input_name=name), dtype)
-        self._check_counts(y, name)
+        self._check_counts(y, name, self._fitted_loss())
         encoded = y.reshape(len(y), -1)
         if encoded.shape[1] != self.n_outputs_:
             raise ValueError(f"{name}: expected {self.n_outputs_} outputs, got {encoded.shape[1]}")
         return encoded
 
-    def _check_counts(self, y: np.ndarray, name: str) -> None:
-        if self.loss == "poisson" and (y < 0).any():
+    def _check_counts(self, y: np.ndarray, name: str, loss: str) -> None:
+        if loss == "poisson" and (y < 0).any():
             raise ValueError(f"{name}: expected numbers ≥ 0 for the Poisson loss, got {y.min()}")
 
     def _targets(self, encoded: np.ndarray) -> np.ndarray:

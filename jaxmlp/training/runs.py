@@ -179,16 +179,19 @@ def fingerprint(*arrays: np.ndarray | StoredInputs | None) -> str:
     return f"{total:08x}"
 
 
-class ChangedData(ValueError):
-    """Data are not those that a run was begun with."""
+def began_with(run: Path | None, expected: str) -> bool:
+    """Return whether a run, of one seed or several, was begun with data of this fingerprint.
 
+    Where there is no run yet, it is.
 
-def check_fingerprint(run: Path, expected: str) -> None:
-    """Raise ChangedData where the run was begun with other data."""
-    for path in _configs(run):
+    Raises:
+        ValueError: Its config.json is damaged.
+    """
+    for path in () if run is None else _configs(run):
         dataset = read_config(path).get("dataset")
         if not isinstance(dataset, dict) or dataset.get("fingerprint") != expected:
-            raise ChangedData(f"dataset: expected the data that {run} was begun with, got others")
+            return False
+    return True
 
 
 def read_config(path: Path) -> dict[str, Any]:

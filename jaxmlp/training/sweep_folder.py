@@ -65,6 +65,19 @@ def begun_in(folder: Path) -> str | None:
     return None if saved is None else saved.get("folder")
 
 
+def began_with(folder: Path | None, expected: str) -> bool:
+    """Return whether a sweep was begun with data of this fingerprint.
+
+    Where there is no sweep yet, it is.
+
+    Raises:
+        OSError: sweep.json cannot be read.
+        ValueError: It is damaged.
+    """
+    saved = None if folder is None else read_sweep(folder)
+    return saved is None or saved["fingerprint"] == expected
+
+
 def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
     """Write trials.jsonl: a line of JSON for each trial."""
     lines = [json.dumps(trial._asdict(), allow_nan=False) + "\n" for trial in trials]
@@ -116,7 +129,8 @@ def write_results(folder: Path, summaries: Sequence[Summary]) -> None:
     table.writerow(["setting", *names, "epochs", "diverged", *heads])
     for one in summaries:
         row: list[Any] = [one.setting, *(one.values[name] for name in names)]
-        row += [f"{one.epochs:g}", one.diverged]
+        whole = one.epochs == int(one.epochs)
+        row += [int(one.epochs) if whole else one.epochs, one.diverged]
         for name in figures:
             row += [one.means.get(name, ""), one.deviations.get(name, "")]
         table.writerow(["" if value is None else value for value in row])
