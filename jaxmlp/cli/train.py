@@ -13,6 +13,7 @@ import numpy as np
 from jaxmlp.cli.console import (
     bad_input,
     check_folder,
+    fail,
     failing_run,
     select_device,
     several_devices,
@@ -206,11 +207,14 @@ class _Member:
                     **settings,
                 )
             except (ChangedInputs, LostInputs, FloatingPointError) as error:
-                if not is_first():  # it says the same
-                    raise Ended(1) from error
+                diverged = isinstance(error, FloatingPointError)
+                if not is_first():
+                    if diverged:  # the first one says the same
+                        raise Ended(1) from error
+                    fail(error, 1)
                 place = checkpoints.save_last_good()
                 last = f"the last good checkpoint is {place}" if place else "there is no checkpoint"
-                if isinstance(error, FloatingPointError):
+                if diverged:
                     raise FloatingPointError(f"{error}; {last}") from error
                 run = self.folder if options.seeds == 1 else self.folder.parent
                 again = f"; with the data as they were `{_resume(run)}` goes on"
