@@ -19,6 +19,7 @@ from jaxmlp.scaling import target_scaling
 from jaxmlp.training.snapshots import Record
 
 _LEAST, _MOST = 0.05, 20.0  # standard deviations of what trains well as it is
+_LOOKED_AT = 4096  # examples, about, for the scale of their inputs
 _PICTURED = 10_000  # of training examples that are not in memory
 
 
@@ -99,6 +100,7 @@ def _about_inputs(data: Dataset) -> list[str]:
     inputs = data.train.inputs
     if data.scaling is not None or isinstance(inputs, StoredInputs):
         return []
+    inputs = inputs[:: max(1, len(inputs) // _LOOKED_AT)]
     with np.errstate(all="ignore"):  # of numbers near the largest, which are far from 0 ± 1
         means = np.asarray(np.mean(inputs, axis=0, dtype=np.float64))
         deviations = np.asarray(np.std(inputs, axis=0, dtype=np.float64))
