@@ -229,13 +229,18 @@ def test_bad_values_are_named(change, message):
         ("sigmoid_binary_cross_entropy", [[0], [-1], [1]], "numbers from 0 to 1 for sigmoid_binar"),
         ("sigmoid_binary_cross_entropy", [0.5, 1.001, 0], "numbers from 0 to 1 for sigmoid_binary"),
         ("poisson", [[0], [-1], [2]], "numbers ≥ 0 for poisson, got -1 at [1, 0]"),
-        ("softmax_cross_entropy", [[1], [-0.5], [1]], "numbers ≥ 0 for softmax_cross_entropy, got"),
+        (
+            "softmax_cross_entropy",
+            [[1, 0], [-0.5, 1], [1, 0]],
+            "numbers ≥ 0 for softmax_cross_entropy, got -0.5 at [1, 0]",
+        ),
     ],
 )
 def test_targets_for_which_a_loss_has_no_least_value_are_named(loss, targets, message):
-    network = Network((4, 1), loss=loss)
-    params = init(network, jax.random.key(0))
     inputs, targets = np.ones((3, 4)), np.array(targets, np.float32)
+    sizes = (4, targets.size // 3)
+    network = Network(sizes, loss=loss)
+    params = init(network, jax.random.key(0))
     members = init_members(network, jax.random.split(jax.random.key(0), 2))
     key = jax.random.key(1)
     for train in (
@@ -253,7 +258,7 @@ def test_targets_for_which_a_loss_has_no_least_value_are_named(loss, targets, me
         good = np.all((targets >= 0) & (targets <= 1), axis=tuple(range(1, targets.ndim)))
         train(good.astype(float))  # what has no weight may be anything
     assert 0 < good.sum() < 3
-    squared = Network((4, 1), loss="squared_error")
+    squared = Network(sizes, loss="squared_error")
     assert np.isfinite(evaluate(squared, params, inputs, targets).loss)
 
 

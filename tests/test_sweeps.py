@@ -149,8 +149,8 @@ def test_the_folder_gives_back_what_was_written(tmp_path):
         "setting,rate,epochs,diverged,validation_loss,validation_loss_sd,validation_accuracy,"
         "validation_accuracy_sd"
     )
-    assert rows[1].startswith("0,0.1,3.0,0,0.4,0.1414")
-    assert rows[2] == "1,0.2,2.0,1,,,,"
+    assert rows[1].startswith("0,0.1,3,0,0.4,0.1414")
+    assert rows[2] == "1,0.2,2,1,,,,"
 
 
 @pytest.mark.parametrize(
