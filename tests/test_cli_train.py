@@ -213,6 +213,7 @@ def test_influence_is_in_the_units_of_the_training(train, command):
         )
 
 
+@pytest.mark.slow  # on the default Python alone
 def test_inputs_in_units_of_their_own_and_numbers_that_are_classes_are_told_of(train):
     def hints(*more):
         return [line for line in train(*more) if line.startswith(("inputs", "targets"))]
@@ -239,6 +240,7 @@ def test_inputs_in_units_of_their_own_and_numbers_that_are_classes_are_told_of(t
     assert line.startswith("inputs     far from 0 ± 1: 3 of 3, such as number 0 of ")
 
 
+@pytest.mark.slow  # on the default Python alone
 def test_the_hint_looks_at_what_counts_and_at_every_output(train, command):
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))

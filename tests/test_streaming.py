@@ -537,6 +537,7 @@ main(sys.argv[1:])
     assert "dataset: expected the data that run was begun with, got others" in result.errors
 
 
+@pytest.mark.slow  # on the default Python alone
 def test_a_file_that_is_cut_while_it_is_trained_on_costs_little(tmp_path, command, monkeypatch):
     write_folder(tmp_path / "set")
     options = ("train", "--dataset", "set", *TINY, "--epochs", 30, "--stream", "--no-pictures")

@@ -31,6 +31,7 @@ def plain(network, params, inputs, targets, weights=None):
     return oracles.plain_loss(*args)
 
 
+@pytest.mark.slow  # on the default Python alone
 def test_every_draw_of_the_grid_is_off_its_kinks():
     """As they are compared; so few trials are as good as many."""
     for number, case in enumerate(cases_of("float64", full=False)):
