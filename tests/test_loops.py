@@ -269,7 +269,9 @@ def test_batches_are_gathered_together_where_they_and_their_products_are_small(
     ("sizes", "batch_size", "dtype", "expected"),
     [
         ((64, 32, 10), 32, np.float32, True), ((64, 32, 10), 31, np.float32, False),
-        ((256, 64, 10), 32, np.float64, True), ((257, 8, 10), 255, np.float64, False),
+        ((1024, 32, 10), 32, np.float64, True), ((1025, 8, 10), 255, np.float64, False),
+        ((784, 42, 10), 32, np.float32, False), ((20, 32), 32, np.float32, True),
+        ((64, 512, 32, 10), 32, np.float32, True), ((64, 512, 33, 10), 32, np.float32, False),
         ((20, 256, 256, 10), 128, np.float32, False), ((784, 1024, 10), 256, np.float32, True),
         ((64, 32, 33), 256, np.float32, False), ((64, 32, 10), 256, np.float16, False),
         ((64, 32, 10), 255, np.float32, True),

@@ -20,9 +20,9 @@ from jaxmlp.training.loops import on_a_gpu
 _BATCHES = 16  # gathered at once, at most
 _FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gathered at once
 _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
-# Columns: up to so many outputs, from so many rows on whatever the widths, and fewer where no layer
-# has more inputs and weights than these.
-_OUTPUTS, _MANY_ROWS, _FEW_ROWS, _INPUTS, _WEIGHTS = 32, 256, 32, 256, 2**14
+# Columns: up to so many outputs, from so many rows on whatever the widths, and from fewer where the
+# inputs, the weights of the first layer and those of any other are no more than these.
+_OUTPUTS, _MANY_ROWS, _FEW_ROWS, _INPUTS, _FIRST, _WEIGHTS = 32, 256, 32, 1024, 2**15, 2**14
 _MANY_ON_A_GPU = 1024
 _KEPT = 2**18  # weights of a layer, up to which a copy of them is best avoided
 
@@ -145,7 +145,8 @@ def columns_pay(network: Network, batch_size: int, dtype: np.dtype, masked: bool
         return batch_size >= _MANY_ON_A_GPU and not masked
     if batch_size >= _MANY_ROWS:
         return not masked
-    small = all(a <= _INPUTS and a * b <= _WEIGHTS for a, b in itertools.pairwise(sizes))
+    first, *others = (a * b for a, b in itertools.pairwise(sizes))
+    small = sizes[0] <= _INPUTS and first <= _FIRST and max(others, default=0) <= _WEIGHTS
     return batch_size >= _FEW_ROWS and small
 
 
