@@ -319,7 +319,8 @@ def _neural_tangent_kernel(
     if microbatch_size is None or len(inputs) <= microbatch_size:
         return block(columns if other_inputs is None else jacobian_pairs(inputs))
     blocks = jax.lax.map(lambda x: block(jacobian_pairs(x)), cut(inputs, microbatch_size))
-    return jnp.reshape(blocks, (-1, *blocks.shape[2:]))[: len(inputs)]
+    n_pieces, size, *rest = blocks.shape
+    return jnp.reshape(blocks, (n_pieces * size, *rest))[: len(inputs)]
 
 
 def neural_tangent_kernel(

@@ -6,6 +6,7 @@ layers,
 
     gradient Gram matrix      Σ_l (Δ Δᵀ) ∘ (A Aᵀ + 1), the 1 where there is a bias
     second moment             (Δ∘Δ)ᵀ (A∘A) / N  and, for the bias,  (Δ∘Δ)ᵀ 1 / N
+    variance                  four such products of A and Δ less their means
     gradient noise scale      from the squared norms and the mean gradient
 
 A moment weights its examples: Σ w_n g_n² / Σ w_n with g_n = ∂E_n/∂θ, as the mean gradient is
@@ -32,6 +33,7 @@ from jaxmlp.batch import (
     safe_divide,
     total_weight,
     unweighted,
+    weights_like,
     without_idle_rows,
 )
 from jaxmlp.microbatches import check_microbatch_size, cut, sum_over_microbatches
@@ -71,7 +73,8 @@ def _gradient_gram_matrix(
         return block(columns if other is None else pass_batch(network, params, batch))
     pieces = cut(batch, microbatch_size)
     blocks = jax.lax.map(lambda piece: block(pass_batch(network, params, piece)), pieces)
-    return jnp.reshape(blocks, (-1, blocks.shape[-1]))[: len(batch.inputs)]
+    n_pieces, size, n_others = blocks.shape
+    return jnp.reshape(blocks, (n_pieces * size, n_others))[: len(batch.inputs)]
 
 
 def inner_products(network: Network, params: Parameters, rows: Pass, columns: Pass) -> Array:
@@ -153,25 +156,17 @@ def _squares(network: Network, params: Parameters, result: Pass, weights: Array 
     return tuple(layers)
 
 
-@partial(jax.jit, static_argnames=("microbatch_size", "centred"))
+@partial(jax.jit, static_argnames="microbatch_size")
 def _second_moment(
-    network: Network,
-    params: Parameters,
-    batch: Batch,
-    microbatch_size: int | None,
-    centred: bool,
+    network: Network, params: Parameters, batch: Batch, microbatch_size: int | None
 ) -> Parameters:
     def total(piece: Batch) -> tuple:
         result = pass_batch(network, params, without_idle_rows(piece))
-        sums = contract(network, params, result.trace, result.deltas) if centred else None
         squares = _squares(network, params, result, piece.weights)
-        return squares, sums, total_weight(result.losses, piece.weights)
+        return squares, total_weight(result.losses, piece.weights)
 
-    squares, sums, weight = sum_over_microbatches(total, batch, microbatch_size)
-    moment, mean = divided((squares, sums), weight)
-    if centred:
-        moment = jax.tree.map(lambda square, leaf: jnp.maximum(square - leaf**2, 0), moment, mean)
-    return like(params, moment)
+    squares, weight = sum_over_microbatches(total, batch, microbatch_size)
+    return like(params, divided(squares, weight))
 
 
 def gradient_second_moment(
@@ -208,7 +203,74 @@ def gradient_second_moment(
     """
     batch = check_batch(network, params, inputs, targets, sample_weight)
     check_microbatch_size(microbatch_size)
-    return _second_moment(network, params, batch, microbatch_size, centred=False)
+    return _second_moment(network, params, batch, microbatch_size)
+
+
+class _Spread(NamedTuple):
+    """The gradients of some examples: their weight (), and mean and variance like the layers."""
+
+    weight: Array
+    mean: tuple[Layer, ...]
+    variance: tuple[Layer, ...]
+
+
+def _spread(network: Network, params: Parameters, batch: Batch) -> _Spread:
+    """Return the mean and the variance of the gradients of a batch, in float32 or better.
+
+    With δ = u + d and a = v + e, where u and v are the means, the variance of δ a is
+
+        u² E e² + v² E d² + 2 u v E d e + 2 u E d e² + 2 v E d² e + E d² e² − (E d e)²
+
+    in which no square of a large mean is taken away from another.
+    """
+    result = pass_batch(network, params, without_idle_rows(batch))
+    weight = total_weight(result.losses, batch.weights)
+    share = safe_divide(weights_like(result.losses, batch.weights), weight)[:, None]
+    means, variances = [], []
+    plain = unweighted(result, batch.weights)
+    for layer, a, delta in zip(params, result.trace.inputs, plain, strict=True):
+        a = a.astype(delta.dtype)
+        u, v = (jnp.sum(share * rows, axis=0) for rows in (delta, a))
+        d, e = delta - u[None, :], a - v[None, :]
+        rows, squares = (share * d).T, (share * d * d).T
+        d_squared = jnp.sum(squares, axis=1)
+        bias = layer.bias is not None
+        both = product(network, rows, e)
+        crossed = u[:, None] * (2 * product(network, rows, e * e) + 2 * v[None, :] * both)
+        crossed += v[None, :] * (2 * product(network, squares, e) + v[None, :] * d_squared[:, None])
+        crossed += jnp.square(u)[:, None] * jnp.sum(share * e * e, axis=0)[None, :]
+        variance = crossed + (product(network, squares, e * e) - jnp.square(both))
+        means.append(Layer(u[:, None] * v[None, :] + both, u if bias else None))
+        variances.append(Layer(jnp.maximum(variance, 0), d_squared if bias else None))
+    return _Spread(weight, tuple(means), tuple(variances))
+
+
+def _spread_of_both(first: _Spread, second: _Spread) -> _Spread:
+    """Return the mean and the variance of the examples of two parts."""
+    weight = first.weight + second.weight
+    part, rest = safe_divide(first.weight, weight), safe_divide(second.weight, weight)
+
+    def mean(left: Array, right: Array) -> Array:
+        return left + rest * (right - left)
+
+    def variance(left: Array, right: Array, one: Array, other: Array) -> Array:
+        return part * left + rest * right + part * rest * jnp.square(other - one)
+
+    means = first.mean, second.mean
+    return _Spread(
+        weight,
+        jax.tree.map(mean, *means),
+        jax.tree.map(variance, first.variance, second.variance, *means),
+    )
+
+
+@partial(jax.jit, static_argnames="microbatch_size")
+def _gradient_variance(
+    network: Network, params: Parameters, batch: Batch, microbatch_size: int | None
+) -> Parameters:
+    of = partial(_spread, network, params)
+    spread = sum_over_microbatches(of, batch, microbatch_size, add=_spread_of_both)
+    return like(params, spread.variance)
 
 
 def gradient_variance(
@@ -222,8 +284,9 @@ def gradient_variance(
 ) -> Parameters:
     """Return the variance Σ_n w_n (g_n − ḡ)² / Σ_n w_n of every parameter's gradient.
 
-    The second moment less the square of the mean gradient ḡ, at least 0: that of the examples
-    given, which times N/(N − 1) estimates that of their distribution without bias.
+    At least 0: that of the examples given, which times N/(N − 1) estimates that of their
+    distribution without bias. Right to the dtype's digits also where the mean gradient ḡ is large
+    beside it, as no square of ḡ is taken away from the second moment. Costs four products a layer.
 
     Args:
         network: The network.
@@ -245,28 +308,32 @@ def gradient_variance(
     """
     batch = check_batch(network, params, inputs, targets, sample_weight)
     check_microbatch_size(microbatch_size)
-    return _second_moment(network, params, batch, microbatch_size, centred=True)
+    return _gradient_variance(network, params, batch, microbatch_size)
 
 
 @partial(jax.jit, static_argnames="microbatch_size")
 def _gradient_noise_scale(
     network: Network, params: Parameters, batch: Batch, microbatch_size: int | None
 ) -> NoiseScale:
+    largest = jnp.ones(()) if batch.weights is None else jnp.max(batch.weights)
+
     def total(piece: Batch) -> tuple:
         result = pass_batch(network, params, without_idle_rows(piece))
         sums = contract(network, params, result.trace, result.deltas)
-        squares = squared_norms(params, result)  # of w_n E_n
-        weights = jnp.ones_like(squares) if piece.weights is None else piece.weights
-        weights = weights.astype(squares.dtype)
-        return sums, jnp.sum(safe_divide(squares, weights)), jnp.sum(weights), jnp.sum(weights**2)
+        weights = weights_like(result.losses, piece.weights)
+        plain = result._replace(deltas=unweighted(result, piece.weights))
+        squares = jnp.sum(weights * squared_norms(params, plain))
+        # Their squares may be beyond the dtype, or all but 0.
+        parts = safe_divide(weights, largest.astype(weights.dtype))
+        return sums, squares, jnp.sum(weights), jnp.sum(parts), jnp.sum(parts**2)
 
-    sums, squares, weight, weight_squares = sum_over_microbatches(total, batch, microbatch_size)
+    sums, squares, weight, part, part_squares = sum_over_microbatches(total, batch, microbatch_size)
     mean_square = squares / weight
     square_mean = sum(jnp.sum((leaf / weight) ** 2) for leaf in jax.tree.leaves(sums))
-    n = weight * (weight / weight_squares)  # N where all weights are equal
+    n = part * (part / part_squares)  # N where all weights are equal
     n = jnp.where(n > 1 + 1e-6, n, jnp.nan)  # one example has no variance
     squared_norm = (n * square_mean - mean_square) / (n - 1)
-    variance = n * (mean_square - square_mean) / (n - 1)
+    variance = n * jnp.maximum(mean_square - square_mean, 0) / (n - 1)
     return NoiseScale(squared_norm, variance, variance / squared_norm)
 
 
@@ -298,7 +365,8 @@ def gradient_noise_scale(
         microbatch_size: Rows at a time, or None for all.
 
     Returns:
-        `NoiseScale(squared_norm, variance, noise_scale)`; NaN where only one weight is not 0.
+        `NoiseScale(squared_norm, variance, noise_scale)`; NaN where N is 1 or below to six digits,
+        as where fewer than two weights are not 0.
 
     Raises:
         TypeError: As for `gradient_second_moment`.

@@ -11,8 +11,16 @@ from jax import Array
 from jaxmlp.batch import Batch
 
 
+def _sum(first: Any, second: Any) -> Any:
+    return jax.tree.map(jnp.add, first, second)
+
+
 def sum_over_microbatches(
-    total: Callable[..., Any], batch: Batch, size: int | None, *rows: Array
+    total: Callable[..., Any],
+    batch: Batch,
+    size: int | None,
+    *rows: Array,
+    add: Callable[[Any, Any], Any] = _sum,
 ) -> Any:
     """Return total(batch, *rows), a tree of sums over the examples, from `size` of them at a time.
 
@@ -21,6 +29,7 @@ def sum_over_microbatches(
         batch: The whole batch.
         size: Rows at a time, or None for all.
         rows: Further arrays (N, …) to be cut in the same way.
+        add: What makes one of the trees of two parts; of zeros and another it makes the other.
     """
     n_examples = len(batch.inputs)
     if size is None or n_examples <= size:
@@ -34,7 +43,7 @@ def sum_over_microbatches(
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def step(carry: Any, piece: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, carry, total(*piece)), None
+        return add(carry, total(*piece)), None
 
     return jax.lax.scan(step, nothing, pieces)[0]
 

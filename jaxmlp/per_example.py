@@ -94,7 +94,9 @@ def per_example_gradient_norms(
     """Return the Euclidean norm of each example's whole gradient, without building any gradient.
 
     ‖g_n‖² = Σ_l ‖δ_n‖² (‖a_n‖² + 1), since the Frobenius norm of an outer product is the product
-    of the norms; the 1 stands where the layer has a bias. Costs less than one gradient.
+    of the norms; the 1 stands where the layer has a bias. Costs less than one gradient. The squares
+    are of the parameters' dtype: in float32 a norm below 1e-19 is 0, and one is infinite or NaN
+    where it, or that of an example's inputs or activations, is 1.8e19 or more.
 
     Args:
         network: The network.
@@ -161,7 +163,8 @@ def clipped_gradient_sum(
     The sum, not the mean, that differentially private training adds its noise to. The factors scale
     the rows of Δ, so that one backward pass is enough. No example contributes more than C, up to
     the rounding of its entries (2⁻²⁴ of C in float32, 2⁻⁸ in bfloat16). One whose squared norm is
-    not finite (in float32: a norm from 1.8e19 on) contributes 0; its norm is returned as it is.
+    not finite (in float32: where its norm, or that of its inputs, is 1.8e19 or more) contributes 0;
+    its norm is returned as it is.
 
     Args:
         network: The network.

@@ -113,9 +113,10 @@ def test_the_kernel_is_the_same_for_every_microbatch_size(size, other):
     assert_close(ours, whole, 1e-6)
 
 
-@pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (1, 1)])
-def test_the_kernel_of_few_examples_has_their_shape(n, m):
-    assert jaxmlp.neural_tangent_kernel(NETWORK, PARAMS, X[:n], X[:m]).shape == (n, m, 2, 2)
+@pytest.mark.parametrize(("n", "m", "size"), [(0, 3, None), (3, 0, None), (3, 0, 2), (1, 1, None)])
+def test_the_kernel_of_few_examples_has_their_shape(n, m, size):
+    ours = jaxmlp.neural_tangent_kernel(NETWORK, PARAMS, X[:n], X[:m], microbatch_size=size)
+    assert ours.shape == (n, m, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def test_the_gram_matrix_of_few_examples_has_their_shape(n, m):
     assert ours.shape == (n, m)
 
 
+def test_the_gram_matrix_of_no_others_is_empty_in_microbatches_too():
+    empty = OTHER_X[:0], OTHER_T[:0]
+    ours = jaxmlp.gradient_gram_matrix(NETWORK, PARAMS, X, T, *empty, microbatch_size=4)
+    assert ours.shape == (6, 0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -67,6 +73,28 @@ def test_the_variance_is_that_of_numpy():
     assert_close(got, gradients.var(axis=0))
 
 
+@pytest.mark.parametrize("size", [None, 7])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_variance_keeps_its_digits_beside_a_large_mean(size, weighted):
+    network = Network((4, 5, 2), "tanh", "squared_error")
+    params = init(network, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 4)).astype(np.float32)
+    t = (2e5 + 100 * rng.normal(size=(50, 2))).astype(np.float32)
+    w = rng.integers(4, size=50).astype(np.float32) if weighted else np.ones(50, np.float32)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+        each = jaxmlp.per_example_gradients(
+            network, wide, x.astype(np.float64), t.astype(np.float64)
+        )
+    ours = jaxmlp.gradient_variance(network, params, x, t, w, microbatch_size=size)
+    for got, leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(each), strict=True):
+        rows = np.asarray(leaf)
+        mean = np.average(rows, axis=0, weights=w)
+        expected = np.average(np.square(rows - mean), axis=0, weights=w)
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
 def test_the_variance_of_equal_examples_is_0_and_never_less():
     x, t = np.repeat(X[:1], 5, axis=0), np.repeat(T[:1], 5)
     for leaf in jax.tree.leaves(jaxmlp.gradient_variance(NETWORK, PARAMS, x, t)):
@@ -80,6 +108,22 @@ def test_the_noise_scale_is_by_the_formulas_of_the_paper():
     expected = (n * mean - m) / (n - 1), n * (m - mean) / (n - 1)
     ours = jaxmlp.gradient_noise_scale(NETWORK, PARAMS, X, T)
     assert_close(ours, jaxmlp.NoiseScale(*expected, expected[1] / expected[0]), 1e-4)
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_the_noise_scale_is_that_of_weights_of_any_scale(size):
+    expected = jaxmlp.gradient_noise_scale(NETWORK, PARAMS, X, T, W)
+    for scale in (1e-30, 1e30):
+        weights = W * np.float32(scale)
+        ours = jaxmlp.gradient_noise_scale(NETWORK, PARAMS, X, T, weights, microbatch_size=size)
+        assert_close(ours, expected, 1e-4)
+
+
+def test_the_variance_of_one_examples_gradient_is_never_below_0():
+    x, t = np.repeat(X[:1], 200, axis=0), np.repeat(T[:1], 200)
+    assert 0 <= jaxmlp.gradient_noise_scale(NETWORK, PARAMS, x, t).variance < 1e-5
+    lone = jaxmlp.gradient_noise_scale(NETWORK, PARAMS, X[:3], T[:3], np.float32([1, 1e-7, 0]))
+    assert np.isnan(lone).all()
 
 
 def test_the_noise_scale_is_without_bias_whatever_the_batch_size_and_the_weights():
