@@ -422,10 +422,15 @@ def seeds():
 RUN = {
     "no such run": (lambda: shutil.rmtree("animals"), "run: expected config.json in animals, got"),
     "a file for a run": (
-        lambda: shutil.rmtree("animals") or text("", "animals"), "run: expected config.json in an",
+        lambda: shutil.rmtree("animals") or text("", "animals"), "run: expected a folder, got anim",
     ),
     "no model": (
         lambda: Path("animals/model.safetensors").unlink(), "run: expected model.safetensors in",
+    ),
+    "a folder for a model": (
+        lambda: shutil.rmtree("animals") or Path("animals/model.safetensors").mkdir(parents=True)
+        or text("", "animals/config.json"),
+        "run: expected model.safetensors in animals to be a file, got a folder of that name",
     ),
     "several seeds": (
         lambda: seeds() or shutil.rmtree("animals") or Path("several").rename("animals"),
@@ -485,6 +490,14 @@ RUN = {
     "a model of integers": (
         lambda: model(**{"0.weight": np.zeros((4, 3), np.int32)}),
         "animals/model.safetensors: not this network's parameters: params: expected one float dt",
+    ),
+    "a model of NaN": (
+        lambda: model(**{"0.bias": np.full(4, np.nan, np.float32)}),
+        "animals/model.safetensors: params[0].bias: expected finite numbers, got nan at [0]",
+    ),
+    "a format alone": (
+        lambda: text('{"format_version": 1}', "animals/config.json"),
+        "animals/config.json: not a run's configuration: 'network' is missing",
     ),
     "a layer too few": (
         network(sizes=[3, 4, 4, 3]), "animals/model.safetensors: not this network's parameters:",
@@ -560,6 +573,34 @@ MODELS = {
     ),
     "evaluate: JSON in no folder": (
         None, "evaluate animals --json no/figures.json", "json: expected a file in a folder that",
+    ),
+    "evaluate: the model for JSON": (
+        None, "evaluate animals --json ./animals/model.safetensors",
+        "json: expected another file than those that are read, got animals/model.safetensors",
+    ),
+    "evaluate: the data for JSON": (
+        None, "evaluate animals --json animals.csv", "json: expected another file than those that",
+    ),
+    "evaluate: the file for JSON": (
+        None, "evaluate animals --dataset animals-test.csv --json animals-test.csv",
+        "json: expected another file than those that are read, got animals-test.csv",
+    ),
+    "predict: a link to itself": (
+        lambda: Path("bad.csv").symlink_to("bad.csv"), "predict animals bad.csv",
+        "bad.csv: expected a readable csv file, got: Too many levels of symbolic links",
+    ),
+    "predict: the file as the output": (
+        None, "predict animals animals-test.csv --output animals-test.csv --overwrite",
+        "output: expected another file than those that are read, got animals-test.csv",
+    ),
+    "predict: a link to nowhere as the output": (
+        lambda: Path("bad.csv").symlink_to("nowhere"),
+        "predict animals animals-test.csv --output bad.csv",
+        "output: expected a new file, got bad.csv, which exists (--overwrite replaces it)",
+    ),
+    "export: the model as the output": (
+        None, "export animals --format torch --output animals/model.safetensors --overwrite",
+        "output: expected another file than those that are read, got animals/model.safetensors",
     ),
     "evaluate: a folder of data for a file": (
         None, "evaluate animals --data-dir images", "data_dir: expected none for animals.csv, whi",

@@ -402,6 +402,23 @@ REFUSED = {
         lambda: Path("i.png").write_text("mine"), "influence animals --output i.npz",
         "output: expected a new file, got i.png, which exists (--overwrite",
     ),
+    "the data as the output": (
+        None, "influence animals --output animals.csv --overwrite --no-pictures",
+        "output: expected another file than those that are read, got animals.csv",
+    ),
+    "an epoch that is none": (
+        lambda: (
+            set_option("patience", 3),
+            Path("animals/metrics.jsonl").write_text('{"epoch": -1, "validation_loss": 1}'),
+        ),
+        "influence animals", "animals/metrics.jsonl: expected epochs with validation_loss, got oth",
+    ),
+    "metrics that are no text": (
+        lambda: (
+            set_option("patience", 3), Path("animals/metrics.jsonl").write_bytes(b"\xff\xfe{}")
+        ),
+        "influence animals", "animals/metrics.jsonl: expected JSON in line 1, got",
+    ),
     "an output in no folder": (
         None, "influence animals --output no/i.csv", "output: expected a file in a folder that",
     ),
@@ -434,6 +451,17 @@ def test_it_is_refused_in_one_sentence(command, trained, damage, arguments, mess
     if damage:
         damage()
     fail(command, arguments, message, trained)
+
+
+def test_inputs_beyond_float32_are_refused_where_they_are_scored(command, trained):
+    table = Path("animals.csv")
+    header, first, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, "1e300," + first.split(",", 1)[1], *rows]))
+    for more in ([], ["--self-influence"]):
+        status, output, errors = command("influence", "animals", *more)
+        assert (status, output) == (2, "")
+        *_, last = errors.splitlines()  # before it that these are other data
+        assert last.startswith("jaxmlp: inputs: expected finite numbers, got inf at [0, 0]")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -203,8 +203,15 @@ def check_new_file(name: str, path: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"{name}: expected a file in a folder that exists, got {path}")
     if not path.parent.is_dir():
         raise NotADirectoryError(f"{name}: expected a file in a folder, got {path}")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:  # or a link to nowhere would be lost
         raise FileExistsError(
             f"{name}: expected a new file, got {path}, which exists (--overwrite replaces it)"
         )
     check_writable(name, path.parent)
+
+
+def check_not_read(name: str, path: Path, read: Iterable[Path | str]) -> None:
+    """Raise ValueError where a file that is to be written is one of those that are read."""
+    for other in read:
+        if os.path.realpath(path) == os.path.realpath(other):
+            raise ValueError(f"{name}: expected another file than those that are read, got {path}")

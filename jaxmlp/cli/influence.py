@@ -11,7 +11,14 @@ import jax
 import numpy as np
 import tyro
 
-from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device, warn
+from jaxmlp.cli.console import (
+    bad_input,
+    check_new_file,
+    check_not_read,
+    failing_run,
+    select_device,
+    warn,
+)
 from jaxmlp.cli.privacy import steps_an_epoch
 from jaxmlp.cli.problem import arrays, settings_of, weighted_training
 from jaxmlp.cli.trained import Model, load_data, load_model, part_of
@@ -82,14 +89,17 @@ def influence(options: Influence) -> None:
             check_new_file("output", picture, options.overwrite)
         scores = _SelfInfluence if options.self_influence else _OnExamples
         with jax.default_device(device):
-            found = scores(options, model, load_data(options.run, model, None, options.data_dir))
+            data = load_data(options.run, model, None, options.data_dir)
+            own = (options.run / name for name in runs.OWN_FILES)
+            check_not_read("output", output, [*own, data.source])
+            found = scores(options, model, data)
     if model.options.private:
         warn("the guarantee of a private run does not cover scores of its training examples")
     for warning in found.way.warnings:
         warn(warning)
+    with bad_input(), failing_run(device), jax.default_device(device):
+        found.compute()
     with failing_run(device):
-        with jax.default_device(device):
-            found.compute()
         say(found.text())
         runs.write_file(output, found.table() if output.suffix.lower() == ".csv" else found.npz())
         drawn = picture is not None and found.draw(picture)

@@ -10,7 +10,14 @@ import jax
 import numpy as np
 import tyro
 
-from jaxmlp.cli.console import bad_input, check_new_file, failing_run, select_device, warn
+from jaxmlp.cli.console import (
+    bad_input,
+    check_new_file,
+    check_not_read,
+    failing_run,
+    select_device,
+    warn,
+)
 from jaxmlp.cli.trained import Model, load_data, load_model, part_of
 from jaxmlp.data import Examples
 from jaxmlp.data.archives import check_inputs_finite
@@ -45,7 +52,7 @@ class Evaluate:
     part: Literal["train", "validation", "test"] | None = None
     """Of a data set: by default its test part, or else its validation part."""
     json: Path | None = None
-    """Also write the figures to this file."""
+    """Also write the figures to this file, in the place of what it holds."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute."""
 
@@ -96,8 +103,8 @@ def evaluate(options: Evaluate) -> None:
         device = select_device(options.device)
         if options.json is not None:
             check_new_file("json", options.json, overwrite=True)
+            _check_not_read("json", options.json, options.run)
         model = load_model(options.run, device, ensembles=True)
-        _check_members(options.run, model)
         examples, shown = _examples(options, model)
         of = report if model.members is None else ensemble_report
         with failing_run(device):
@@ -139,8 +146,12 @@ def _examples(options: Evaluate, model: Model) -> tuple[Examples, str]:
             target=model.target,
             ignore=model.options.ignore,
         )
+        if options.json is not None:
+            check_not_read("json", options.json, [name])
         return read_examples(name, expected), name
     data = load_data(options.run, model, name, options.data_dir)
+    if options.json is not None:
+        check_not_read("json", options.json, [data.source])
     part, examples = part_of(data, options.part, ("test", "validation", "train"))
     if name is None and part == "train" and model.options.private:
         warn("the guarantee of a private run does not cover figures of its training examples")
@@ -153,11 +164,9 @@ def predict(options: Predict) -> None:
     with bad_input():
         device = select_device(options.device)
         check_new_file("output", options.output, options.overwrite)
-        if options.output.resolve() == Path(options.file).resolve():
-            raise ValueError(f"output: expected another file than the input, got {options.output}")
+        _check_not_read("output", options.output, options.run, options.file)
         model = load_model(options.run, device, ensembles=True)
         network = model.network
-        _check_members(options.run, model)
         inputs = open_inputs(
             options.file, network.sizes[0], model.features, model.target, options.keep
         )
@@ -190,16 +199,9 @@ def predict(options: Predict) -> None:
     say(f"{rows:,} predictions in {options.output} after {seconds:.1f} s")
 
 
-def _check_members(run: Path, model: Model) -> None:
-    """Raise ValueError where a member of an ensemble is not finite, before anything is read."""
-    if model.members is None:
-        return
-    try:
-        ensemble_predictions(
-            model.network, model.params, np.zeros((0, model.network.sizes[0]), np.float32)
-        )
-    except ValueError as error:
-        raise ValueError(f"{run / runs.MODEL}: {error}") from error
+def _check_not_read(name: str, path: Path, run: Path, *others: Path) -> None:
+    """Raise ValueError where what is to be written is a run's own file, or one of the others."""
+    check_not_read(name, path, [*(run / own for own in runs.OWN_FILES), *others])
 
 
 def _predicted(model: Model, inputs: np.ndarray, scaling: Scaling | None) -> tuple[Any, ...]:
@@ -251,6 +253,7 @@ def export(options: Export) -> None:
         model = load_model(options.run, select_device("auto"))
         file = options.output or options.run / FORMATS[options.format].file_name
         check_new_file("output", file, options.overwrite)
+        _check_not_read("output", file, options.run)
         exported = write_export(
             options.format, model.network, model.params, model.scaling, file, model.classes
         )

@@ -207,7 +207,7 @@ def kept_epochs(run: Path) -> dict[int, Path]:
     folder = run / EPOCHS
     found = {}
     for path in folder.iterdir() if folder.is_dir() else ():
-        if match := EPOCH_FILE.fullmatch(path.name):
+        if (match := EPOCH_FILE.fullmatch(path.name)) and path.is_file():
             found[int(match[1])] = path
     return dict(sorted(found.items()))
 
@@ -244,8 +244,8 @@ def read_parameters(path: Path, network: Network, members: int | None = None) ->
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is damaged or of another network; or it holds float64 while JAX's 64-bit mode
-            is off.
+        ValueError: It is damaged, of another network, or not finite; or it holds float64 while
+            JAX's 64-bit mode is off.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -263,8 +263,14 @@ def read_parameters(path: Path, network: Network, members: int | None = None) ->
             check_parameters(network, params)
         elif (found := check_members(network, params)) != members:
             raise ValueError(f"expected {members} members, got {found}")
-    except (SafetensorError, KeyError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path}: not this network's parameters: {error} is missing") from error
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not this network's parameters: {error}") from error
+    try:
+        (check_finite_parameters if members is None else check_finite_members)(params)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return params
 
 
@@ -281,11 +287,19 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
 
     Raises:
         FileNotFoundError: The folder or one of its files is missing.
+        NotADirectoryError: It is a file.
+        IsADirectoryError: One of its files is a folder.
         ValueError: A file is damaged, of a later format, or does not fit the other; or the
-            parameters are float64 while JAX's 64-bit mode is off.
+            parameters are not finite, or float64 while JAX's 64-bit mode is off.
     """
     folder = Path(run)
+    if folder.is_file():
+        raise NotADirectoryError(f"run: expected a folder, got {folder}, which is a file")
     for name in (CONFIG, MODEL):
+        if (folder / name).is_dir():
+            raise IsADirectoryError(
+                f"run: expected {name} in {folder} to be a file, got a folder of that name"
+            )
         if not (folder / name).is_file():
             seeds = sorted(path.parent.name for path in folder.glob(f"seed-*/{MODEL}"))
             more = f": it holds runs of several seeds, such as {seeds[0]}" if seeds else ""
@@ -302,7 +316,10 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
         members = config.get("members")
         if members is not None and (type(members) is not int or members < 1):
             raise ValueError(f"expected a number of members, got {members!r:.60}")
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except KeyError as error:
+        missing = f"{error} is missing"
+        raise ValueError(f"{folder / CONFIG}: not a run's configuration: {missing}") from error
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{folder / CONFIG}: not a run's configuration: {error}") from error
     return network, read_parameters(folder / MODEL, network, members), config
 

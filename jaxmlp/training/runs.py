@@ -24,6 +24,9 @@ MODEL = "model.safetensors"
 EPOCHS = "epochs"
 SECRET = "secret.key"  # of a private run, while it runs
 
+OWN_FILES = CONFIG, METRICS, SUMMARY, MODEL
+"""What a run or a saved model is read from again."""
+
 EPOCH_FILE = re.compile(r"([1-9][0-9]*)\.safetensors")
 _LEFTOVER = re.compile(
     rf"\.({'|'.join(map(re.escape, (CONFIG, METRICS, SUMMARY, MODEL, SECRET)))}"
@@ -244,7 +247,8 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, float]]:
     """
     path = Path(run, METRICS)
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = path.read_text(encoding="utf-8", errors="backslashreplace")  # which is no JSON
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             records.append(json.loads(line))
         except ValueError as error:
@@ -280,7 +284,10 @@ def saved_record(run: str | os.PathLike[str], monitor: str | None) -> dict[str, 
     history = read_metrics(run)
     try:
         best = min if name.endswith("_loss") else max
-        return best(history, key=lambda record: record[name])
+        found = best(history, key=lambda record: record[name])
+        if type(found["epoch"]) is not int or found["epoch"] < 1:
+            raise ValueError(f"the epoch {found['epoch']!r:.60}")
+        return found
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{Path(run, METRICS)}: expected epochs with {name}, got others"
