@@ -37,7 +37,7 @@ from jaxmlp.batch import (
 from jaxmlp.losses import LOSSES
 from jaxmlp.microbatches import check_microbatch_size, cut, sum_over_microbatches
 from jaxmlp.network import Layer, Network, Parameters, check_parameters
-from jaxmlp.validation import check_key, check_name
+from jaxmlp.validation import check_key, check_name, prefixed
 
 KINDS = ("exact", "sampled", "empirical")
 
@@ -356,6 +356,7 @@ def neural_tangent_kernel(
     """
     check_parameters(network, params)
     rows = check_inputs(network, inputs)
-    columns = None if other_inputs is None else check_inputs(network, other_inputs)
+    with prefixed("other_"):
+        columns = None if other_inputs is None else check_inputs(network, other_inputs)
     check_microbatch_size(microbatch_size)
     return _neural_tangent_kernel(network, params, rows, columns, microbatch_size)

@@ -39,6 +39,7 @@ from jaxmlp.batch import (
 from jaxmlp.microbatches import check_microbatch_size, cut, sum_over_microbatches
 from jaxmlp.network import Layer, Network, Parameters
 from jaxmlp.per_example import squared_norms
+from jaxmlp.validation import prefixed
 
 
 class NoiseScale(NamedTuple):
@@ -136,7 +137,8 @@ def gradient_gram_matrix(
         )
     other = None
     if other_inputs is not None and other_targets is not None:
-        other = check_batch(network, params, other_inputs, other_targets, other_sample_weight)
+        with prefixed("other_"):
+            other = check_batch(network, params, other_inputs, other_targets, other_sample_weight)
     elif other_sample_weight is not None:
         raise ValueError("other_sample_weight: expected None without other_inputs, got an array")
     return _gradient_gram_matrix(network, params, batch, other, microbatch_size)

@@ -28,7 +28,7 @@ from jaxmlp.microbatches import check_microbatch_size
 from jaxmlp.network import Network, Parameters, check_parameters
 from jaxmlp.per_example import squared_norms
 from jaxmlp.scaling import Scaling
-from jaxmlp.validation import as_host_array, check_finite
+from jaxmlp.validation import as_host_array, check_finite, prefixed
 
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -106,12 +106,10 @@ def influence(
     size = _size(microbatch_size)
     rates = _rates(network, checkpoints, learning_rates)
     train = _examples(network, checkpoints[0], inputs, targets, sample_weight, scaling)
-    try:
+    with prefixed("test_"):
         test = _examples(
             network, checkpoints[0], test_inputs, test_targets, test_sample_weight, scaling
         )
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"test_{error}") from error
     dtype = np.promote_types(checkpoints[0][0].weight.dtype, np.float32)
     total = np.zeros((len(train[0][0]), len(test[0][0])), dtype)
     for params, rate in zip(checkpoints, rates, strict=True):

@@ -1,8 +1,9 @@
 """The checks at the public edge: each failure is one sentence with the name, expected and got."""
 
+import contextlib
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -46,7 +47,17 @@ def _kind(value: Any) -> str:
     """Return what a value that is no array of numbers is, in a word or two."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}"
-    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
+    shown = " ".join(f"{value!r:.60}".split())  # in one line, a table too
+    return "None" if value is None else f"{type(value).__name__} {shown}"
+
+
+@contextlib.contextmanager
+def prefixed(prefix: str) -> Iterator[None]:
+    """Put a prefix before the names that errors begin with: those of a second batch."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{prefix}{error}") from error
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:

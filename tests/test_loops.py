@@ -389,6 +389,31 @@ def test_private_and_sharded_steps_go_by_rows(how, monkeypatch):
     assert bool(asked) == (how in ("alone", "an estimator"))
 
 
+def test_columns_whose_gradients_wait_are_rows_too(monkeypatch):
+    network, float64 = Network((520, 32, 3), "tanh"), np.dtype(np.float64)
+    if jax.default_backend() == "cpu":
+        assert batches.columns_pay(network, 32, float64, False)
+        assert batches.late_gradients_pay(network)
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(71, 520)), rng.integers(3, size=71)
+
+    def run():
+        jax.clear_caches()
+        with jax.enable_x64(True):
+            params = init(network, jax.random.key(0), dtype=float64)
+            return fit(network, params, x, t, key=jax.random.key(1), epochs=2, batch_size=32)
+
+    by_columns = run()
+    monkeypatch.setattr(regularization, "columns_pay", lambda *_: False)
+    monkeypatch.setattr(steps, "late_gradients_pay", lambda *_: False)
+    by_rows = run()
+    jax.clear_caches()
+    for ours, theirs in zip(
+        jax.tree.leaves(by_columns.params), jax.tree.leaves(by_rows.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("loss", "targets"),
     [

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxmlp.batch import check_batch
 from jaxmlp.network import Network, Parameters
-from jaxmlp.validation import check_classes, check_finite, check_key
+from jaxmlp.validation import as_host_array, check_classes, check_finite, check_key
 from jaxmlp.verification.cases import N_EXAMPLES, Draws
 from jaxmlp.verification.comparison import (
     NO_DIFFERENCE,
@@ -140,21 +140,19 @@ def _given(
 ) -> Draws:
     """Return what the caller fixed, as float64 and integers on the host."""
 
-    def float64(value: Any) -> Any:
-        return None if value is None else np.asarray(value, np.float64)
+    def float64(name: str, value: Any) -> Any:
+        return None if value is None else as_host_array(name, value).astype(np.float64)
 
-    def host(value: Any) -> Any:
-        if value is None:
-            return None
-        array = np.asarray(value)
-        return array if np.issubdtype(array.dtype, np.integer) else array.astype(np.float64)
-
-    tree: Any = () if params is None else jax.tree.map(float64, params)
-    rows: Any = host(targets)
-    if network.loss != "softmax_cross_entropy" and rows is not None:
+    tree: Any = ()
+    if params is not None:
+        tree = jax.tree.map(lambda leaf: float64("params", leaf), params)
+    rows: Any = None if targets is None else as_host_array("targets", targets)
+    if rows is not None and not (
+        np.issubdtype(rows.dtype, np.integer) and network.loss == "softmax_cross_entropy"
+    ):
         rows = rows.astype(np.float64)
-    drawn: Any = (tree, float64(inputs), rows, float64(sample_weight))
-    return Draws(*drawn)
+    drawn: Any = float64("inputs", inputs), rows, float64("sample_weight", sample_weight)
+    return Draws(tree, *drawn)
 
 
 def _check_given(network: Network, given: Draws, n_examples: int) -> None:
