@@ -6,7 +6,7 @@ layers,
 
     gradient Gram matrix      Σ_l (Δ Δᵀ) ∘ (A Aᵀ + 1), the 1 where there is a bias
     second moment             (Δ∘Δ)ᵀ (A∘A) / N  and, for the bias,  (Δ∘Δ)ᵀ 1 / N
-    variance                  four such products of A and Δ less their means
+    variance                  two such products of A and Δ less their means
     gradient noise scale      from the squared norms and the mean gradient
 
 A moment weights its examples: Σ w_n g_n² / Σ w_n with g_n = ∂E_n/∂θ, as the mean gradient is
@@ -219,11 +219,13 @@ class _Spread(NamedTuple):
 def _spread(network: Network, params: Parameters, batch: Batch) -> _Spread:
     """Return the mean and the variance of the gradients of a batch, in float32 or better.
 
-    With δ = u + d and a = v + e, where u and v are the means, the variance of δ a is
+    With δ = u + d and a = v + e, where u and v are the means, δ a − u v is d a + u e, and so the
+    variance of δ a
 
-        u² E e² + v² E d² + 2 u v E d e + 2 u E d e² + 2 v E d² e + E d² e² − (E d e)²
+        E d² a² + 2 u E d a e + u² E e² − (E d a)²
 
-    in which no square of a large mean is taken away from another.
+    in which no square of a large mean is taken away from another. For a e = a² − v a two products
+    are enough, of d² + 2 u d with a², and of d with a.
     """
     result = pass_batch(network, params, without_idle_rows(batch))
     weight = total_weight(result.losses, batch.weights)
@@ -234,16 +236,15 @@ def _spread(network: Network, params: Parameters, batch: Batch) -> _Spread:
         a = a.astype(delta.dtype)
         u, v = (jnp.sum(share * rows, axis=0) for rows in (delta, a))
         d, e = delta - u[None, :], a - v[None, :]
-        rows, squares = (share * d).T, (share * d * d).T
-        d_squared = jnp.sum(squares, axis=1)
+        means_of_both = u[:, None] * v[None, :]
+        both = product(network, (share * d).T, a)
+        squares = product(network, (share * (d * d + 2 * u[None, :] * d)).T, a * a)
+        spread = jnp.square(u)[:, None] * jnp.sum(share * e * e, axis=0)[None, :]
+        variance = squares - 2 * means_of_both * both + spread - jnp.square(both)
         bias = layer.bias is not None
-        both = product(network, rows, e)
-        crossed = u[:, None] * (2 * product(network, rows, e * e) + 2 * v[None, :] * both)
-        crossed += v[None, :] * (2 * product(network, squares, e) + v[None, :] * d_squared[:, None])
-        crossed += jnp.square(u)[:, None] * jnp.sum(share * e * e, axis=0)[None, :]
-        variance = crossed + (product(network, squares, e * e) - jnp.square(both))
-        means.append(Layer(u[:, None] * v[None, :] + both, u if bias else None))
-        variances.append(Layer(jnp.maximum(variance, 0), d_squared if bias else None))
+        means.append(Layer(means_of_both + both, u if bias else None))
+        of_bias = jnp.sum(share * d * d, axis=0) if bias else None
+        variances.append(Layer(jnp.maximum(variance, 0), of_bias))
     return _Spread(weight, tuple(means), tuple(variances))
 
 
@@ -287,8 +288,9 @@ def gradient_variance(
     """Return the variance Σ_n w_n (g_n − ḡ)² / Σ_n w_n of every parameter's gradient.
 
     At least 0: that of the examples given, which times N/(N − 1) estimates that of their
-    distribution without bias. Right to the dtype's digits also where the mean gradient ḡ is large
-    beside it, as no square of ḡ is taken away from the second moment. Costs four products a layer.
+    distribution without bias. Where the mean gradient is large beside the deviation, of the dtype's
+    digits only as many are lost as the one has more than the other, for δ and a are taken less
+    their means. Costs two products a layer.
 
     Args:
         network: The network.
