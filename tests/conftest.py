@@ -39,7 +39,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Take an option for a Python on which all is tested once more."""
     parser.addoption(
-        "--few-cases", action="store_true", help="the first and last of a test's cases"
+        "--few-cases", action="store_true", help="the first of a test's cases alone"
     )
 
 
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         cases: dict[str, list[pytest.Item]] = {}
         for item in items:
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        kept = {one for own in cases.values() for one in (own[0], own[-1])}
+        kept = {own[0] for own in cases.values()}
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
