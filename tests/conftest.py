@@ -38,9 +38,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Take an option for a Python on which all is tested once more."""
-    parser.addoption(
-        "--few-cases", action="store_true", help="the first of a test's cases alone"
-    )
+    parser.addoption("--few-cases", action="store_true", help="the first of a test's cases alone")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
