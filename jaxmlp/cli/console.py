@@ -4,14 +4,14 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 
-from jaxmlp.training.runs import check_writable
+from jaxmlp.training.runs import OWN_FILES, check_writable
 from jaxmlp.validation import check_count
 
 STOPPING = "jaxmlp: stopping where it can be saved; Ctrl-C again ends it at once, unsaved\n"
@@ -210,8 +210,8 @@ def check_new_file(name: str, path: Path, overwrite: bool) -> None:
     check_writable(name, path.parent)
 
 
-def check_not_read(name: str, path: Path, read: Iterable[Path | str]) -> None:
-    """Raise ValueError where a file that is to be written is one of those that are read."""
-    for other in read:
+def check_not_read(name: str, path: Path, run: Path, *others: Path | str) -> None:
+    """Raise ValueError where a file that is to be written is a run's own, or one of the others."""
+    for other in (*(run / own for own in OWN_FILES), *others):
         if os.path.realpath(path) == os.path.realpath(other):
             raise ValueError(f"{name}: expected another file than those that are read, got {path}")

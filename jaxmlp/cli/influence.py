@@ -90,8 +90,7 @@ def influence(options: Influence) -> None:
         scores = _SelfInfluence if options.self_influence else _OnExamples
         with jax.default_device(device):
             data = load_data(options.run, model, None, options.data_dir)
-            own = (options.run / name for name in runs.OWN_FILES)
-            check_not_read("output", output, [*own, data.source])
+            check_not_read("output", output, options.run, data.source)
             found = scores(options, model, data)
     if model.options.private:
         warn("the guarantee of a private run does not cover scores of its training examples")

@@ -103,7 +103,7 @@ def evaluate(options: Evaluate) -> None:
         device = select_device(options.device)
         if options.json is not None:
             check_new_file("json", options.json, overwrite=True)
-            _check_not_read("json", options.json, options.run)
+            check_not_read("json", options.json, options.run)
         model = load_model(options.run, device, ensembles=True)
         examples, shown = _examples(options, model)
         of = report if model.members is None else ensemble_report
@@ -147,11 +147,11 @@ def _examples(options: Evaluate, model: Model) -> tuple[Examples, str]:
             ignore=model.options.ignore,
         )
         if options.json is not None:
-            check_not_read("json", options.json, [name])
+            check_not_read("json", options.json, options.run, name)
         return read_examples(name, expected), name
     data = load_data(options.run, model, name, options.data_dir)
     if options.json is not None:
-        check_not_read("json", options.json, [data.source])
+        check_not_read("json", options.json, options.run, data.source)
     part, examples = part_of(data, options.part, ("test", "validation", "train"))
     if name is None and part == "train" and model.options.private:
         warn("the guarantee of a private run does not cover figures of its training examples")
@@ -164,7 +164,7 @@ def predict(options: Predict) -> None:
     with bad_input():
         device = select_device(options.device)
         check_new_file("output", options.output, options.overwrite)
-        _check_not_read("output", options.output, options.run, options.file)
+        check_not_read("output", options.output, options.run, options.file)
         model = load_model(options.run, device, ensembles=True)
         network = model.network
         inputs = open_inputs(
@@ -197,11 +197,6 @@ def predict(options: Predict) -> None:
                 rows += len(chunk)
     seconds = time.perf_counter() - begin
     say(f"{rows:,} predictions in {options.output} after {seconds:.1f} s")
-
-
-def _check_not_read(name: str, path: Path, run: Path, *others: Path) -> None:
-    """Raise ValueError where what is to be written is a run's own file, or one of the others."""
-    check_not_read(name, path, [*(run / own for own in runs.OWN_FILES), *others])
 
 
 def _predicted(model: Model, inputs: np.ndarray, scaling: Scaling | None) -> tuple[Any, ...]:
@@ -253,7 +248,7 @@ def export(options: Export) -> None:
         model = load_model(options.run, select_device("auto"))
         file = options.output or options.run / FORMATS[options.format].file_name
         check_new_file("output", file, options.overwrite)
-        _check_not_read("output", file, options.run)
+        check_not_read("output", file, options.run)
         exported = write_export(
             options.format, model.network, model.params, model.scaling, file, model.classes
         )
