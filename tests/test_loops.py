@@ -15,7 +15,6 @@ from sklearn.exceptions import ConvergenceWarning
 from jaxmlp import MLPClassifier, Network, fit, fit_ensemble, init, init_members
 from jaxmlp.batch import Batch, pass_batch
 from jaxmlp.data import open_stored
-from jaxmlp.estimators import epochs as estimator_epochs
 from jaxmlp.scaling import PIXELS
 from jaxmlp.training import batches, epochs, loops, regularization, steps
 
@@ -31,6 +30,19 @@ def blocks(monkeypatch):
     jax.clear_caches()
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def block_sizes(monkeypatch):
+    """The batches of each block of which the classes are gathered together."""
+    sizes, block_of = set(), batches.block_of
+
+    def seen(examples, order, first, count, *, batch_size):
+        sizes.add(count)
+        return block_of(examples, order, first, count, batch_size=batch_size)
+
+    monkeypatch.setattr(batches, "block_of", seen)
+    return sizes
 
 
 def test_a_gpu_is_looked_at_less_often():
@@ -147,19 +159,11 @@ def test_training_in_blocks_is_training_step_by_step(blocks, monkeypatch):
 @pytest.mark.parametrize("fewer", [True, False])
 @pytest.mark.parametrize("how", ["in memory", "stored", "an estimator"])
 def test_there_are_blocks_where_there_are_batches_for_one(
-    how, fewer, blocks, monkeypatch, tmp_path
+    how, fewer, blocks, block_sizes, monkeypatch, tmp_path
 ):
     """The order of few examples is shorter than a block of a GPU's, which once ended it."""
     x, t = problem()
     np.save(tmp_path / "x.npy", x)
-    sizes = set()
-    for module in (steps, estimator_epochs):
-
-        def seen(examples, order, first, count, *, batch_size):
-            sizes.add(count)
-            return batches.block_of(examples, order, first, count, batch_size=batch_size)
-
-        monkeypatch.setattr(module, "block_of", seen)
 
     def run():
         if how == "an estimator":
@@ -174,7 +178,7 @@ def test_there_are_blocks_where_there_are_batches_for_one(
         return jax.tree.leaves(trained(inputs, batch_size=batch_size).params)
 
     in_blocks = run()
-    assert sizes == ({1} if fewer else {1, 4})
+    assert block_sizes == ({1} if fewer else {1, 4})
     one_by_one(monkeypatch)
     for ours, theirs in zip(in_blocks, run(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
@@ -232,7 +236,8 @@ def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
         run(watch=keep)
         assert kept[0].step == stop
         together = run(resume=kept[0])
-    monkeypatch.setattr(steps, "batches_a_gather", lambda *_: 1)
+    monkeypatch.setattr(batches, "batches_a_gather", lambda *_: 1)
+    monkeypatch.setattr(batches, "_AT_ONCE", 0)  # nor the classes
     jax.clear_caches()
     alone = run()
     jax.clear_caches()
@@ -246,19 +251,92 @@ def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
         ]
 
 
+@pytest.mark.parametrize("how", ["in memory", "stored", "an estimator"])
+def test_classes_gathered_before_the_steps_are_those_gathered_in_them(
+    how, block_sizes, monkeypatch, tmp_path
+):
+    x, t = problem()
+    np.save(tmp_path / "x.npy", x)
+
+    def run(most):
+        monkeypatch.setattr(batches, "_AT_ONCE", most)
+        jax.clear_caches()
+        block_sizes.clear()
+        if how == "an estimator":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model = MLPClassifier((4,), batch_size=16, max_iter=3, random_state=0)
+                found = model.fit(x, t, sample_weight=np.arange(107) % 3)
+            return found.coefs_, found.loss_curve_
+        fitted = trained(open_stored(tmp_path / "x.npy") if how == "stored" else None)
+        figures = [(record["train_loss"], record["train_accuracy"]) for record in fitted.history]
+        return jax.tree.leaves(fitted.params), figures
+
+    before = run(2**20)
+    most = {"in memory": 2048 // 8, "an estimator": 2048 // 16, "stored": 16}[how]  # filled up
+    assert jax.default_backend() == "gpu" or max(block_sizes) == most
+    within = run(0)
+    assert jax.default_backend() == "gpu" or block_sizes == {1}
+    jax.clear_caches()
+    for ours, theirs in zip(before, within, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_an_estimator_gathers_batches_of_much_data_together(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(3500, 32)), rng.integers(3, size=3500)  # filled up to 2²⁰ bytes
+
+    def run(cached, a_gather=batches.batches_a_gather):
+        monkeypatch.setattr(batches, "_CACHED", cached)
+        sizes = []
+
+        def seen(*arguments):
+            sizes.append(a_gather(*arguments))
+            return sizes[-1]
+
+        monkeypatch.setattr(batches, "batches_a_gather", seen)
+        jax.clear_caches()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = MLPClassifier((8,), batch_size=64, max_iter=2, random_state=0).fit(x, t)
+        jax.clear_caches()
+        return set(sizes), model
+
+    (together, ours), (alone, theirs) = run(2**20 - 1), run(2**20)
+    assert [together, alone] == ([{1}, {1}] if jax.default_backend() == "gpu" else [{16}, {1}])
+    for one, other in zip(ours.coefs_, theirs.coefs_, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert ours.loss_curve_ == theirs.loss_curve_
+
+
+def test_only_one_network_on_one_device_gathers_at_once(block_sizes):
+    x, t = problem()
+    network = Network((5, 4, 3), "tanh")
+    jax.clear_caches()
+    params = init_members(network, jax.random.split(jax.random.key(0), 3))
+    fit_ensemble(network, params, x, t, key=jax.random.key(1), epochs=1, batch_size=8)
+    jax.clear_caches()
+    assert block_sizes == ({1, 32} if jax.default_backend() == "gpu" else {1})
+
+
 @pytest.mark.parametrize(
-    ("sizes", "n_batches", "batch_size", "n_targets", "expected"),
+    ("sizes", "n_examples", "n_batches", "batch_size", "n_targets", "expected"),
     [
-        ((30, 16, 3), 40, 128, 0, 16), ((30, 16, 3), 5, 128, 0, 5), ((30, 16, 3), 1, 569, 0, 1),
-        ((30, 16, 3), 40, 16, 0, 1), ((784, 32, 10), 40, 32, 0, 16), ((784, 32, 10), 40, 64, 0, 1),
-        ((784, 128, 10), 40, 32, 0, 1), ((30, 8, 500), 40, 128, 500, 1),
+        ((30, 16, 3), 4, 40, 128, 0, 16), ((30, 16, 3), 4, 5, 128, 0, 5),
+        ((30, 16, 3), 4, 1, 569, 0, 1), ((30, 16, 3), 4, 40, 16, 0, 1),
+        ((32, 16, 3), 4096, 40, 16, 0, 1), ((32, 16, 3), 4097, 40, 16, 0, 16),  # 2²⁰ bytes, more
+        ((784, 32, 10), 4, 40, 32, 0, 16), ((784, 32, 10), 4, 40, 64, 0, 1),
+        ((784, 32, 10), 4097, 40, 64, 0, 1), ((784, 128, 10), 4, 40, 32, 0, 1),
+        ((784, 128, 10), 4097, 40, 32, 0, 1), ((30, 8, 500), 4, 40, 128, 500, 1),
     ],
 )  # fmt: skip
 def test_batches_are_gathered_together_where_they_and_their_products_are_small(
-    sizes, n_batches, batch_size, n_targets, expected
+    sizes, n_examples, n_batches, batch_size, n_targets, expected
 ):
-    rows = np.zeros((4, sizes[0]))
-    examples = Batch(rows, np.zeros((4, n_targets) if n_targets else 4), None)
+    rows = np.zeros((n_examples, sizes[0]))
+    targets = np.zeros((n_examples, n_targets) if n_targets else n_examples)
+    examples = Batch(rows, targets, None)
     order = np.zeros(n_batches * batch_size, np.int32)
     size = batches.batches_a_gather(Network(sizes), examples, order, batch_size)
     assert size == (1 if jax.default_backend() == "gpu" else expected)

@@ -23,8 +23,7 @@ from jaxmlp.batch import Batch, safe_divide, weighted_sum
 from jaxmlp.estimators.solvers import Solver
 from jaxmlp.losses import LOSSES
 from jaxmlp.network import Layer, Network, Parameters
-from jaxmlp.training.batches import block_of, epoch_batch
-from jaxmlp.training.loops import loop_over
+from jaxmlp.training.batches import loop_over_batches
 from jaxmlp.training.regularization import (
     Regularization,
     as_columns,
@@ -123,9 +122,8 @@ def run_epoch(
     dtype = np.dtype(progress.params[0].weight.dtype)
     columns = members or as_columns(network, regularization, batch_size, dtype)
 
-    def step(place: Any, block: Any, carry: Any) -> Any:
+    def step(place: Any, batch: Batch, carry: Any) -> Any:
         params, optimizer_state, steps, total, squares = carry
-        batch = epoch_batch(block, place, scaling=None, batch_size=batch_size, dtype=dtype)
         own = None if key is None else jax.random.fold_in(key, steps)
         loss, gradient = penalized(
             network, params, batch, numbers["alpha"], regularization, own, columns, squares
@@ -138,11 +136,10 @@ def run_epoch(
         return moved, optimizer_state, steps + 1, total, squared_weights(moved)
 
     begin = (*progress[:3], jnp.zeros((), dtype), squared_weights(progress.params))
-    blocks = partial(block_of, examples, order, batch_size=batch_size)
-    longest = len(order) // batch_size
-    params, optimizer_state, steps, total, _ = loop_over(
-        0, numbers["steps"], blocks, step, begin, longest
-    )
+    params, optimizer_state, steps, total, _ = loop_over_batches(
+        network, examples, order, step, begin, first=0, end=numbers["steps"], scaling=None,
+        batch_size=batch_size, dtype=dtype, alone=not members,
+    )  # fmt: skip
     loss = total / numbers["n_examples"]
     idle = jnp.where(loss > progress.best_loss - numbers["tol"], progress.idle + 1, 0)
     best_loss = jnp.fmin(loss, progress.best_loss)

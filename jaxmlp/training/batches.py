@@ -2,8 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +16,17 @@ from jaxmlp.batch import Batch
 from jaxmlp.evaluation import scaled_batch
 from jaxmlp.network import Network
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.loops import on_a_gpu
+from jaxmlp.training.loops import Carry, loop_in_blocks, loop_over, on_a_gpu
 
 _BATCHES = 16  # gathered at once, at most
 _FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gathered at once
+_CACHED = 2**20  # bytes of all inputs, beyond which fewer numbers are gathered so as well
 _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
 # Columns: up to so many outputs, from so many rows on whatever the widths, and from fewer where the
 # inputs, the weights of the first layer and those of any other are no more than these.
 _OUTPUTS, _MANY_ROWS, _FEW_ROWS, _INPUTS, _FIRST, _WEIGHTS = 32, 256, 32, 1024, 2**15, 2**14
 _MANY_ON_A_GPU = 1024
+_AT_ONCE = 2**20  # examples, up to which the classes of an epoch are gathered before its steps
 _KEPT = 2**18  # weights of a layer, up to which a copy of them is best avoided
 
 
@@ -113,6 +116,69 @@ def some_batches(
     )
 
 
+def loop_over_batches(
+    network: Network,
+    examples: Batch,
+    order: Array | None,
+    step: Callable[[Any, Batch, Carry], Carry],
+    carry: Carry,
+    *,
+    first: ArrayLike,
+    end: ArrayLike,
+    scaling: Scaling | None,
+    batch_size: int,
+    dtype: np.dtype,
+    alone: bool,
+) -> Carry:
+    """Return the loop over the batches `first` … end − 1 of an epoch, as fast as the device can.
+
+    Args:
+        network: What is trained on them.
+        examples: All examples, or batches (k, B, …).
+        order: The examples' numbers in the epoch's order, padded with −1; or None for batches.
+        step: The body, of a number (), its batch, and what is carried.
+        carry: What is carried into the first step.
+        first: The first number ().
+        end: The number () after the last.
+        scaling: What is left to be done to the inputs.
+        batch_size: Rows of the order a step.
+        dtype: That of the scaled inputs.
+        alone: Whether it is one network on one device.
+
+    Returns:
+        What the last step returns.
+    """
+    batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
+    size = batches_a_gather(network, examples, order, batch_size) if alone else 1
+    if order is not None and size > 1:
+        return loop_in_blocks(
+            first,
+            end,
+            size,
+            partial(some_batches, examples, order, count=size, batch_size=batch_size),
+            lambda number, batches, carry: step(
+                number, batch_of(Block(batches, None, 0), number % size), carry
+            ),
+            carry,
+        )
+    blocks = partial(block_of, examples, order, batch_size=batch_size)
+    longest = len(examples.targets) if order is None else len(order) // batch_size
+    if order is not None and alone and not on_a_gpu() and len(order) <= _AT_ONCE:
+        whole = blocks(0, longest)
+
+        def blocks(first: ArrayLike, count: int) -> Block:
+            return whole
+
+    return loop_over(
+        first,
+        end,
+        blocks,
+        lambda number, block, carry: step(number, batch_of(block, number), carry),
+        carry,
+        longest,
+    )
+
+
 def batches_a_gather(
     network: Network, examples: Batch, order: Array | None, batch_size: int
 ) -> int:
@@ -120,13 +186,17 @@ def batches_a_gather(
 
     XLA spreads a gather of some thousand numbers over a CPU's cores. Where the products are too
     small for that, the other core has gone to sleep since the step before, and waking it takes as
-    long as the whole step; so there it is woken for a gather of many batches.
+    long as the whole step; so there it is woken for a gather of many batches. With fewer numbers
+    much of a step is waiting for the memory where the rows are, if no cache has them: less for
+    those of many batches.
     """
     if order is None or on_a_gpu():
         return 1
     inputs = batch_size * network.sizes[0]
     entries = inputs + batch_size * math.prod(examples.targets.shape[1:])
-    if entries > _MOST or inputs < _FEWEST or inputs * network.sizes[1] > _PRODUCT:
+    cached = examples.inputs.size * examples.inputs.dtype.itemsize <= _CACHED
+    few = inputs < _FEWEST and cached
+    if few or entries > _MOST or inputs * network.sizes[1] > _PRODUCT:
         return 1
     return min(_BATCHES, len(order) // batch_size)
 

@@ -16,15 +16,13 @@ from jaxmlp.network import Network, Parameters, cast
 from jaxmlp.per_example import squared_norms
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.batches import (
-    Block,
-    batches_a_gather,
     block_of,
     epoch_batch,
     late_gradients_pay,
-    some_batches,
+    loop_over_batches,
 )
 from jaxmlp.training.distributed import Placement
-from jaxmlp.training.loops import loop_in_blocks, loop_over, on_a_gpu
+from jaxmlp.training.loops import on_a_gpu
 from jaxmlp.training.optimizers import optimizer_named, with_numbers
 from jaxmlp.training.regularization import (
     Regularization,
@@ -194,28 +192,19 @@ def take_steps(
             result = jax.lax.with_sharding_constraint(result, placement.copies)
         return result
 
-    span = place["first"], place["end"]
-    batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
-    begin = state, jnp.stack(progress) if as_one else progress
-    size = batches_a_gather(network, examples, order, batch_size) if alone else 1
-    if order is None or size <= 1:
-        state, total = loop_over(
-            *span,
-            partial(block_of, examples, order, batch_size=batch_size),
-            lambda number, block, carry: step(number, batch_of(block, number), carry),
-            begin,
-            len(examples.targets) if order is None else len(order) // batch_size,
-        )
-    else:
-        state, total = loop_in_blocks(
-            *span,
-            size,
-            partial(some_batches, examples, order, count=size, batch_size=batch_size),
-            lambda number, batches, carry: step(
-                number, batch_of(Block(batches, None, 0), number % size), carry
-            ),
-            begin,
-        )
+    state, total = loop_over_batches(
+        network,
+        examples,
+        order,
+        step,
+        (state, jnp.stack(progress) if as_one else progress),
+        first=place["first"],
+        end=place["end"],
+        scaling=scaling,
+        batch_size=batch_size,
+        dtype=dtype,
+        alone=alone,
+    )
     return state, Sums(*total)
 
 
