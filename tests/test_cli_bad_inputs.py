@@ -68,6 +68,11 @@ TRAIN = {
         lambda: text("a\tb\n1\t2\n", "a.tsv"), "--dataset a.tsv",
         "dataset: expected a file .npz or .csv or a folder of .npy files, got a.tsv",
     ),
+    "an empty name": (None, "--dataset=", "dataset: expected a name, a file or a folder, got ''"),
+    "a path where nothing is": (
+        None, "--dataset data/iris",
+        "dataset: expected a file .npz or .csv or a folder of .npy files, got data/iris, where",
+    ),
     "a name that is none": (None, "--dataset animal.cvs", "unknown dataset 'animal.cvs': expected"),
     "a file that is not there": (None, "--dataset no.csv", "no.csv: expected a readable csv file"),
     "a folder for a csv": (
@@ -434,7 +439,8 @@ RUN = {
     ),
     "several seeds": (
         lambda: seeds() or shutil.rmtree("animals") or Path("several").rename("animals"),
-        "run: expected config.json in animals, got no such file: it holds runs of several seeds",
+        "run: expected config.json in animals, got no such file: it holds runs of several seeds, "
+        "such as animals/seed-",
     ),
     "no JSON": (
         lambda: truncated("animals/config.json"), "animals/config.json: not a run's configuration:",

@@ -329,7 +329,7 @@ def test_data_that_have_changed_since_are_named(command, trained):
     assert status == 0
     assert errors == (
         "jaxmlp: dataset: expected the data that houses was begun with, got others from "
-        "houses.csv\n"
+        "houses.csv, which are taken\n"
     )
 
 

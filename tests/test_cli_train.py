@@ -287,7 +287,10 @@ def test_a_fraction_of_every_class_is_put_aside_for_validation(train):
 def test_files_of_their_own_are_for_validation_and_testing(train):
     lines = train("animals.csv", "--validation-file", "animals-test.csv", "--test-file",
                   "animals.csv", "--output", "run")  # fmt: skip
-    assert "animals: 60 training, 30 validation and 60 test examples from animals.csv" in lines[1]
+    assert (
+        "animals: 60 training, 30 validation and 60 test examples from animals.csv, target 'animal'"
+        in (lines[1])
+    )
     network, params, _ = jaxmlp.load("run")
     inputs, names = animals(30, seed=1)
     metrics = jaxmlp.evaluate(network, params, inputs, [ANIMALS.index(name) for name in names])
@@ -487,7 +490,7 @@ def test_a_run_that_diverges_names_the_epoch_and_that_there_is_no_checkpoint(tra
     assert status == 1
     assert re.fullmatch(
         r"jaxmlp: training diverged: the train loss became \S+ in epoch 1 of 3; a learning rate "
-        r"below 1e\+20 may help; there is no checkpoint\n",
+        r"below 1e\+20 may help; there is no checkpoint, so delete run or give another --output\n",
         errors,
     )
     assert not Path("run/model.safetensors").exists()

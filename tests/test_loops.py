@@ -200,6 +200,9 @@ def test_a_batch_has_the_rows_that_the_order_names_and_weight_0_where_it_names_n
         there = rows >= 0
         np.testing.assert_array_equal(batch.inputs[there], examples.inputs[rows[there]])
         np.testing.assert_array_equal(batch.targets[there], examples.targets[rows[there]])
+        np.testing.assert_array_equal(  # any finite row would do
+            batch.inputs[~there], np.tile(np.float32(inputs[0]), (np.sum(~there), 1))
+        )
         expected = np.where(there, examples.weights[rows], 0)
         np.testing.assert_array_equal(batch.weights, expected)
 

@@ -183,6 +183,7 @@ def heading(
     rate = f"learning rate {options.learning_rate:g} ({options.schedule})"
     if "learning_rate" in swept:
         rate = f"{options.schedule} schedule"
+    target = "" if data.target is None else f", target {data.target!r}"
     more = _about_weights(options, data)
     if not options.private:
         more += _about_inputs(data)
@@ -192,7 +193,7 @@ def heading(
         (
             f"device     {times}{device.device_kind} ({device.platform}), {options.dtype}, "
             f"matmul precision {precision}{several}",
-            f"data       {data.name}: {listed} examples from {data.source}",
+            f"data       {data.name}: {listed} examples from {data.source}{target}",
             f"network    {sizes}, {activation}, {network.loss}, "
             f"{network.n_parameters:,} parameters",
             f"training   {options.optimizer}, {rate}, batches of {options.batch_size}, {seeds}",

@@ -213,10 +213,11 @@ class _Member:
                         raise Ended(1) from error
                     fail(error, 1)
                 place = checkpoints.save_last_good()
+                run = self.folder if options.seeds == 1 else self.folder.parent
                 last = f"the last good checkpoint is {place}" if place else "there is no checkpoint"
                 if diverged:
-                    raise FloatingPointError(f"{error}; {last}") from error
-                run = self.folder if options.seeds == 1 else self.folder.parent
+                    again = "" if place else f", so delete {run} or give another --output"
+                    raise FloatingPointError(f"{error}; {last}{again}") from error
                 again = f"; with the data as they were `{_resume(run)}` goes on"
                 raise OSError(f"{error}; {last}{again}") from error
         if is_first():

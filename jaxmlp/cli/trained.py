@@ -165,7 +165,10 @@ def _own_data(run: Path, model: Model, data_dir: Path | None) -> Dataset:
 
     data = where_begun(read_in, model.folder, is_its)
     if not is_its(data):  # it may be meant, and is then to be known
-        warn(f"dataset: expected the data that {run} was begun with, got others from {data.source}")
+        warn(
+            f"dataset: expected the data that {run} was begun with, got others from {data.source}, "
+            "which are taken"
+        )
     return data
 
 

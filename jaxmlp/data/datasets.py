@@ -19,7 +19,7 @@ DATASETS = (*SCIKIT_LEARN, *PUBLISHED)
 
 def is_own(name: str | os.PathLike[str]) -> bool:
     """Return whether a dataset is the user's own, in a file or folder, and none of `DATASETS`."""
-    return str(name) not in DATASETS and is_file_name(name)
+    return str(name) not in ("", *DATASETS) and is_file_name(name)
 
 
 def load_dataset(
@@ -95,6 +95,8 @@ def load_dataset(
         >>> iris.classes, iris.train.targets.shape, iris.test.targets.shape
         (('setosa', 'versicolor', 'virginica'), (120,), (30,))
     """
+    if not str(name):
+        raise ValueError("dataset: expected a name, a file or a folder, got ''")
     if is_own(name):
         _check_none(str(name), "is a file itself", data_dir=data_dir)
         dataset = read_dataset(name, target, validation_file, test_file, regression, stream, ignore)
@@ -103,10 +105,11 @@ def load_dataset(
         check_name("dataset", str(name), DATASETS)
     except ValueError as error:
         kinds = " or ".join(SUFFIXES)
+        expected = f"dataset: expected a file {kinds} or a folder of .npy files, got {name}"
         if Path(name).expanduser().is_file():
-            raise ValueError(
-                f"dataset: expected a file {kinds} or a folder of .npy files, got {name}"
-            ) from None
+            raise ValueError(expected) from None
+        if Path(name).name != str(name):
+            raise FileNotFoundError(f"{expected}, where nothing is") from None
         raise ValueError(f"{error}, or a file {kinds} or a folder of .npy files") from None
     name = str(name)
     _check_none(

@@ -130,7 +130,11 @@ def loop_over_batches(
     dtype: np.dtype,
     alone: bool,
 ) -> Carry:
-    """Return the loop over the batches `first` … end − 1 of an epoch, as fast as the device can.
+    """Return the loop over the batches `first` … end − 1 of an epoch.
+
+    On a CPU, for one network, the classes and weights of an epoch of up to 2²⁰ examples are
+    gathered before its steps, at every call, and where `batches_a_gather` says so the rows of some
+    batches together.
 
     Args:
         network: What is trained on them.

@@ -302,7 +302,7 @@ def load(run: str | os.PathLike[str]) -> tuple[Network, Parameters, dict[str, An
             )
         if not (folder / name).is_file():
             seeds = sorted(path.parent.name for path in folder.glob(f"seed-*/{MODEL}"))
-            more = f": it holds runs of several seeds, such as {seeds[0]}" if seeds else ""
+            more = f": it holds runs of several seeds, such as {folder / seeds[0]}" if seeds else ""
             if (folder / "best" / MODEL).is_file():
                 more = f": it holds a sweep, whose best run is {folder / 'best'}"
             if name == MODEL:
