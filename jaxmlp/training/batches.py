@@ -18,7 +18,7 @@ from jaxmlp.network import Network
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.loops import Carry, loop_in_blocks, loop_over, on_a_gpu
 
-_BATCHES = 16  # gathered at once, at most
+_BATCHES, _NUMBERS = 16, 2**17  # gathered at once: so many batches, or more of less numbers
 _FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gathered at once
 _CACHED = 2**20  # bytes of all inputs, beyond which fewer numbers are gathered so as well
 _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
@@ -202,7 +202,8 @@ def batches_a_gather(
     few = inputs < _FEWEST and cached
     if few or entries > _MOST or inputs * network.sizes[1] > _PRODUCT:
         return 1
-    return min(_BATCHES, len(order) // batch_size)
+    most = min(max(_BATCHES, _NUMBERS // inputs), len(order) // batch_size)
+    return 1 << (most.bit_length() - 1)  # a batch's place among them takes no division then
 
 
 def columns_pay(network: Network, batch_size: int, dtype: np.dtype, masked: bool) -> bool:
