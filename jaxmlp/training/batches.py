@@ -18,7 +18,7 @@ from jaxmlp.network import Network
 from jaxmlp.scaling import Scaling
 from jaxmlp.training.loops import Carry, loop_in_blocks, loop_over, on_a_gpu
 
-_BATCHES, _NUMBERS = 16, 2**17  # gathered at once: so many batches, or more of less numbers
+_BATCHES, _NUMBERS = 16, 2**17  # gathered at once: so many batches, or more if small
 _FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gathered at once
 _CACHED = 2**20  # bytes of all inputs, beyond which fewer numbers are gathered so as well
 _PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
