@@ -289,7 +289,7 @@ def test_files_of_their_own_are_for_validation_and_testing(train):
                   "animals.csv", "--output", "run")  # fmt: skip
     assert (
         "animals: 60 training, 30 validation and 60 test examples from animals.csv, target 'animal'"
-        in (lines[1])
+        in lines[1]
     )
     network, params, _ = jaxmlp.load("run")
     inputs, names = animals(30, seed=1)

@@ -333,6 +333,7 @@ def test_only_one_network_on_one_device_gathers_at_once(block_sizes):
         ((784, 32, 10), 4, 40, 32, 0, 16), ((784, 32, 10), 4, 40, 64, 0, 1),
         ((784, 32, 10), 4097, 40, 64, 0, 1), ((784, 128, 10), 4, 40, 32, 0, 1),
         ((784, 128, 10), 4097, 40, 32, 0, 1), ((30, 8, 500), 4, 40, 128, 500, 1),
+        ((1, 8, 8), 2**17 + 1, 40_000, 1, 8, 2**14), ((1, 8, 8), 2**17 + 1, 40_000, 1, 0, 2**15),
     ],
 )  # fmt: skip
 def test_batches_are_gathered_together_where_they_and_their_products_are_small(

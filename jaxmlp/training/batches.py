@@ -197,12 +197,12 @@ def batches_a_gather(
     if order is None or on_a_gpu():
         return 1
     inputs = batch_size * network.sizes[0]
-    entries = inputs + batch_size * math.prod(examples.targets.shape[1:])
+    targets = batch_size * math.prod(examples.targets.shape[1:])
     cached = examples.inputs.size * examples.inputs.dtype.itemsize <= _CACHED
     few = inputs < _FEWEST and cached
-    if few or entries > _MOST or inputs * network.sizes[1] > _PRODUCT:
+    if few or inputs + targets > _MOST or inputs * network.sizes[1] > _PRODUCT:
         return 1
-    most = min(max(_BATCHES, _NUMBERS // inputs), len(order) // batch_size)
+    most = min(max(_BATCHES, _NUMBERS // max(inputs, targets)), len(order) // batch_size)
     return 1 << (most.bit_length() - 1)  # a batch's place among them takes no division then
 
 
