@@ -22,6 +22,7 @@ from jaxmlp.validation import as_array, as_host_array
 _NARROW = 128  # bytes of a row of Δ
 _WIDE = 128  # numbers of one
 _TILE = 2**16  # (outputs + inputs) · examples, from which a product of float64 has several tiles
+_SHARED = 2**17  # bytes of columns, beyond which threads share their sum
 
 
 class Batch(NamedTuple):
@@ -240,14 +241,37 @@ def blank(rows: Array, tree: Any) -> Any:
 
 
 def contract(
-    network: Network, params: Parameters, trace: Trace, deltas: tuple[Array, ...]
+    network: Network,
+    params: Parameters,
+    trace: Trace,
+    deltas: tuple[Array, ...],
+    columns: bool = False,
 ) -> Parameters:
-    """Return Σ_n δ_n a_nᵀ and Σ_n δ_n of every layer, in float32 or better: Δᵀ A and Δᵀ 1."""
+    """Return Σ_n δ_n a_nᵀ and Σ_n δ_n of every layer, in float32 or better: Δᵀ A and Δᵀ 1.
+
+    `columns` tells whether the examples went through the layers as such, see `pass_batch`.
+    """
     layers = []
     for layer, a, delta in zip(params, trace.inputs, deltas, strict=True):
         weight = product(network, _as_rows(delta.astype(a.dtype), a.shape[1]), a)
-        layers.append(Layer(weight, None if layer.bias is None else jnp.sum(delta, axis=0)))
+        layers.append(Layer(weight, None if layer.bias is None else _sum_of(delta, columns)))
     return tuple(layers)
+
+
+def _sum_of(delta: Array, columns: bool) -> Array:
+    """Return Δᵀ 1 (n_out,) of Δ (N, n_out), on a CPU as such a product where that pays.
+
+    XLA has several threads share a sum along much memory. Where the products beside it are too
+    small to be shared, waking a thread takes five times as long as the whole sum.
+    """
+    if not columns or delta.size * delta.dtype.itemsize <= _SHARED:
+        return jnp.sum(delta, axis=0)
+    ones = jnp.ones(len(delta), delta.dtype)
+    return jax.lax.platform_dependent(
+        delta.T,
+        cpu=lambda rows: jax.lax.dot(rows, ones, precision="highest"),
+        default=lambda rows: jnp.sum(rows, axis=1),
+    )
 
 
 def _as_rows(delta: Array, n_in: int) -> Array:
@@ -312,10 +336,14 @@ def mean_gradient(
     result: Pass,
     weights: Array | None,
     cotangent: ArrayLike = 1.0,
+    columns: bool = False,
 ) -> Parameters:
-    """Return cotangent · Δᵀ A / Σ w_n as a tree like `params`: the gradient of `mean_loss`."""
+    """Return cotangent · Δᵀ A / Σ w_n as a tree like `params`: the gradient of `mean_loss`.
+
+    `columns` is as for the pass.
+    """
     scale = over_total(cotangent, result.losses, weights)
-    sums = contract(network, params, result.trace, result.deltas)
+    sums = contract(network, params, result.trace, result.deltas, columns)
     return like(params, jax.tree.map(lambda leaf: scale * leaf, sums))
 
 

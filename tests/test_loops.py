@@ -1,5 +1,6 @@
 """The loop over steps: one by one on a CPU, in blocks on a GPU, and the same in both."""
 
+import os
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import optax
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-from jaxmlp import MLPClassifier, Network, fit, fit_ensemble, init, init_members
+from jaxmlp import MLPClassifier, Network, batch, fit, fit_ensemble, init, init_members
 from jaxmlp.batch import Batch, pass_batch
 from jaxmlp.data import open_stored
 from jaxmlp.scaling import PIXELS
@@ -89,23 +90,6 @@ def test_no_block_is_prepared_that_there_never_is(blocks):
 
     assert [int(sums(3)), set(sizes)] == [3, {1}]
     assert [int(sums(4)), set(sizes)] == [3, {1, 4}]
-
-
-@pytest.mark.parametrize(
-    ("first", "end"), [(0, 0), (0, 3), (0, 4), (0, 11), (5, 5), (5, 14), (7, 8), (7, 23), (9, 4)]
-)
-def test_what_a_block_shares_is_its_own(first, end):
-    def step(number, shared, carry):
-        seen, count = carry
-        return seen.at[count].set(100 * shared + number), count + 1
-
-    begin = jnp.full(32, -1, jnp.int32), jnp.int32(0)
-    loop = jax.jit(lambda first, end: loops.loop_in_blocks(first, end, 4, lambda b: b, step, begin))
-    seen, count = loop(np.int32(first), np.int32(end))
-    expected = [100 * (number // 4) + number for number in range(first, end)]
-    assert count == len(expected)
-    np.testing.assert_array_equal(seen[: len(expected)], expected)
-    assert np.all(seen[len(expected) :] == -1)
 
 
 def problem():
@@ -207,21 +191,35 @@ def test_a_batch_has_the_rows_that_the_order_names_and_weight_0_where_it_names_n
         np.testing.assert_array_equal(batch.weights, expected)
 
 
-@pytest.mark.parametrize("stop", [None, 5, 18])
-def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
+@pytest.mark.parametrize(
+    ("stop", "targets"), [(None, "classes"), (5, "classes"), (None, "distributions")]
+)
+@pytest.mark.parametrize("at_once", [2**20, 0])
+def test_rows_gathered_by_one_thread_are_those_gathered_by_several(
+    stop, targets, at_once, monkeypatch
+):
     if jax.default_backend() == "gpu":
-        pytest.skip("on a GPU every batch is gathered alone, and pieces end at multiples of 32")
-    # 27 batches of 128 and one of 44: the last block is not full, nor is the last batch.
+        pytest.skip("threads are a CPU's, and pieces end at multiples of 32")
+    # 27 batches of 128 and one of 44.
     rng = np.random.default_rng(0)
     x, t = rng.integers(256, size=(3500, 30)).astype(np.uint8), rng.integers(3, size=3500)
+    if targets == "distributions":
+        t = rng.dirichlet(np.ones(3), size=3500)
     network = Network((30, 16, 3), "tanh")
-    order = np.zeros(28 * 128, np.int32)
-    monkeypatch.setattr(batches, "_NUMBERS", 0)
-    assert batches.batches_a_gather(network, Batch(x, t, None), order, 128) == 16
     params = init(network, jax.random.key(0))
     weights = np.where(np.arange(3500) % 7 == 0, 0, 1 + np.arange(3500) % 3).astype(np.float32)
+    monkeypatch.setattr(batches, "_AT_ONCE", at_once)
+    counts, through = [], batches._through
 
-    def run(resume=None, watch=None):
+    def counted(spaces, batch):
+        counts.append(sum(space is not None for space in spaces))
+        return through(spaces, batch)
+
+    monkeypatch.setattr(batches, "_through", counted)
+
+    def run(spread, resume=None, watch=None):
+        monkeypatch.setattr(batches, "_SPREAD", spread)
+        jax.clear_caches()
         return fit(
             network, params, x, t, sample_weight=weights, key=jax.random.key(1), epochs=2,
             batch_size=128, dropout=0.2, scaling=PIXELS, resume=resume, watch=watch,
@@ -234,24 +232,25 @@ def test_batches_gathered_together_are_those_gathered_alone(stop, monkeypatch):
         kept.append(snapshot._replace(state=state, progress=progress))
 
     if stop is None:
-        together = run()
+        by_one = run(0)
     else:
         monkeypatch.setattr(epochs, "_FIRST_PIECE", stop)
-        run(watch=keep)
+        run(0, watch=keep)
         assert kept[0].step == stop
-        together = run(resume=kept[0])
-    monkeypatch.setattr(batches, "batches_a_gather", lambda *_: 1)
-    monkeypatch.setattr(batches, "_AT_ONCE", 0)  # nor the classes
-    jax.clear_caches()
-    alone = run()
+        by_one = run(0, resume=kept[0])
+    flat = 0 if at_once else 2 - (targets == "distributions")
+    assert set(counts) == {1 + (targets == "distributions") + flat}
+    counts.clear()
+    by_several = run(2**30)
+    assert set(counts) == {0}
     jax.clear_caches()
     for ours, theirs in zip(
-        jax.tree.leaves(together.params), jax.tree.leaves(alone.params), strict=True
+        jax.tree.leaves(by_one.params), jax.tree.leaves(by_several.params), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
     for name in ("train_loss", "train_accuracy"):
-        assert [record[name] for record in together.history] == [
-            record[name] for record in alone.history
+        assert [record.get(name) for record in by_one.history] == [
+            record.get(name) for record in by_several.history
         ]
 
 
@@ -287,28 +286,63 @@ def test_classes_gathered_before_the_steps_are_those_gathered_in_them(
             np.testing.assert_array_equal(one, other)
 
 
-def test_an_estimator_gathers_batches_of_much_data_together(monkeypatch):
+def shared_gathers(pays, monkeypatch):
+    """How many gathers in the program of the steps XLA gives to several threads."""
+    monkeypatch.setattr(batches, "one_thread_pays", lambda *_: pays)
+    network, optimizer = Network((64, 16, 3), "tanh"), optax.sgd(0.1)
+    params = init(network, jax.random.key(0))
+    x, t = np.zeros((4096, 64), np.float32), np.zeros((4096, 3), np.float32)
+    x[0], t[0] = 1, 1  # lest they be constants
+
+    def run(params, examples, order):
+        def step(number, batch, state):
+            return steps.training_step(network, optimizer, state, batch)[0]
+
+        return batches.loop_over_batches(
+            network, examples, order, step, steps.TrainingState(params, optimizer.init(params)),
+            first=0, end=8, scaling=None, batch_size=32, dtype=np.dtype(np.float32), alone=True,
+        )  # fmt: skip
+
+    examples = Batch(x, t, np.ones(4096, np.float32))
+    order = np.arange(256, dtype=np.int32)
+    text = jax.jit(run).lower(params, examples, order).compile().as_text()
+    return len(re.findall(r"gather\S*fusion\S* = .*outer_dimension_partitions\":\[\"", text))
+
+
+def test_rows_are_gathered_by_one_thread_where_it_pays(monkeypatch):
+    if jax.default_backend() != "cpu" or (os.cpu_count() or 1) == 1:
+        pytest.skip("which threads gather is asked of XLA on a CPU of several cores")
+    assert [shared_gathers(pays, monkeypatch) for pays in (False, True)] == [1, 0]
+
+
+def test_an_estimator_s_rows_are_gathered_by_one_thread(monkeypatch):
     rng = np.random.default_rng(0)
-    x, t = rng.normal(size=(3500, 32)), rng.integers(3, size=3500)  # filled up to 2²⁰ bytes
+    x, t = rng.normal(size=(2000, 24)), rng.integers(3, size=2000)  # filled up to 393,216 bytes
 
-    def run(cached, a_gather=batches.batches_a_gather):
-        monkeypatch.setattr(batches, "_CACHED", cached)
-        sizes = []
+    def run(spread):
+        monkeypatch.setattr(batches, "_SPREAD", spread)
+        given, spaces_of = [], batches._spaces
 
-        def seen(*arguments):
-            sizes.append(a_gather(*arguments))
-            return sizes[-1]
+        def seen(*arguments, **options):
+            spaces = spaces_of(*arguments, **options)
+            given.append([None if space is None else space.shape for space in spaces])
+            return spaces
 
-        monkeypatch.setattr(batches, "batches_a_gather", seen)
-        jax.clear_caches()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model = MLPClassifier((8,), batch_size=64, max_iter=2, random_state=0).fit(x, t)
-        jax.clear_caches()
-        return set(sizes), model
+        with monkeypatch.context() as patch:
+            patch.setattr(batches, "_spaces", seen)
+            jax.clear_caches()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model = MLPClassifier((8,), batch_size=64, max_iter=2, random_state=0).fit(x, t)
+            jax.clear_caches()
+        return given, model
 
-    (together, ours), (alone, theirs) = run(2**20 - 1), run(2**20)
-    assert [together, alone] == ([{1}, {1}] if jax.default_backend() == "gpu" else [{64}, {1}])
+    bytes_there = 2048 * 24 * 8 + 64 * 24 * 8
+    (by_one, ours), (by_several, theirs) = run(bytes_there), run(bytes_there + 1)
+    if jax.default_backend() == "gpu":
+        assert by_one == by_several == []
+    else:
+        assert [by_one, by_several] == [[[(65, 24), None, None]], [[None, None, None]]]
     for one, other in zip(ours.coefs_, theirs.coefs_, strict=True):
         np.testing.assert_array_equal(one, other)
     assert ours.loss_curve_ == theirs.loss_curve_
@@ -325,27 +359,43 @@ def test_only_one_network_on_one_device_gathers_at_once(block_sizes):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "n_examples", "n_batches", "batch_size", "n_targets", "expected"),
+    ("sizes", "batch_size", "expected"),
     [
-        ((30, 16, 3), 4, 40, 128, 0, 32), ((30, 16, 3), 4, 5, 128, 0, 4),
-        ((30, 16, 3), 4, 1, 569, 0, 1), ((30, 16, 3), 4, 40, 16, 0, 1),
-        ((32, 16, 3), 4096, 300, 16, 0, 1), ((32, 16, 3), 4097, 300, 16, 0, 256),  # 2²⁰ bytes, more
-        ((784, 32, 10), 4, 40, 32, 0, 16), ((784, 32, 10), 4, 40, 64, 0, 1),
-        ((784, 32, 10), 4097, 40, 64, 0, 1), ((784, 128, 10), 4, 40, 32, 0, 1),
-        ((784, 128, 10), 4097, 40, 32, 0, 1), ((30, 8, 500), 4, 40, 128, 500, 1),
-        ((1, 8, 8), 2**17 + 1, 40_000, 1, 8, 2**14), ((1, 8, 8), 2**17 + 1, 40_000, 1, 0, 2**15),
+        ((64, 32, 10), 32, True), ((784, 32, 10), 51, True), ((784, 32, 10), 52, False),
+        ((784, 128, 10), 32, False), ((64, 100, 10), 400, True), ((2000, 20, 10), 32, True),
+        ((2000, 20, 10), 33, False), ((3072, 16, 10), 32, False), ((1, 8), 2**16 - 9, True),
     ],
 )  # fmt: skip
-def test_batches_are_gathered_together_where_they_and_their_products_are_small(
-    sizes, n_examples, n_batches, batch_size, n_targets, expected
+def test_one_thread_pays_where_the_first_product_is_one_s(sizes, batch_size, expected, monkeypatch):
+    monkeypatch.setattr(batches, "on_a_gpu", lambda: False)
+    assert batches.one_thread_pays(Network(sizes), batch_size) is expected
+    monkeypatch.setattr(batches, "on_a_gpu", lambda: True)
+    assert batches.one_thread_pays(Network(sizes), batch_size) is False
+
+
+@pytest.mark.parametrize(
+    ("n_examples", "batch_size", "n_targets", "flat", "expected"),
+    [
+        (2**15 - 32, 32, 0, False, [True, False, False]),  # bytes, of rows as float32
+        (2**15 - 33 - 32 * 3, 32, 0, False, [False, False, False]),
+        (2**16, 1, 0, True, [False, False, False]), (2**17, 2, 0, False, [True, False, False]),
+        (2**17, 2, 0, True, [True, True, True]), (2**17, 2, 1, False, [True, True, False]),
+        (2**16, 32, 1, False, [True, False, False]), (2**16, 32, 2, True, [True, True, False]),
+        (0, 32, 2, True, [False, False, False]),
+    ],
+)  # fmt: skip
+def test_there_is_space_for_rows_out_of_much_data(
+    n_examples, batch_size, n_targets, flat, expected
 ):
-    rows = np.zeros((n_examples, sizes[0]))
-    targets = np.zeros((n_examples, n_targets) if n_targets else n_examples)
-    examples = Batch(rows, targets, None)
-    order = np.zeros(n_batches * batch_size, np.int32)
-    size = batches.batches_a_gather(Network(sizes), examples, order, batch_size)
-    assert size == (1 if jax.default_backend() == "gpu" else expected)
-    assert batches.batches_a_gather(Network(sizes), examples, None, batch_size) == 1
+    inputs = np.zeros((n_examples, 16), np.uint8)
+    targets = np.zeros((n_examples, n_targets) if n_targets else n_examples, np.float32)
+    examples = Batch(inputs, targets, np.zeros(n_examples, np.float32))
+    spaces = batches._spaces(examples, batch_size, np.dtype(np.float32), flat=flat)
+    assert [space is not None for space in spaces] == expected
+    for space, array in zip(spaces, examples, strict=True):
+        if space is not None:
+            assert space.shape == (batch_size + 1, *array.shape[1:])
+            assert space.dtype == array.dtype
 
 
 @pytest.mark.parametrize(
@@ -498,14 +548,29 @@ def test_columns_whose_gradients_wait_are_rows_too(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("loss", "targets"),
+    ("columns", "n_examples", "expected"),
+    [(True, 128, False), (True, 129, True), (False, 129, False)],
+)
+def test_a_sum_that_threads_would_share_is_a_product(columns, n_examples, expected):
+    deltas = np.random.default_rng(0).normal(size=(n_examples, 128))  # 2¹⁷ bytes, and more
+    with jax.enable_x64(True):
+        program = jax.make_jaxpr(lambda deltas: batch._sum_of(deltas, columns))(deltas)
+        sums = batch._sum_of(jnp.asarray(deltas), columns)
+    assert ("dot_general" in str(program)) is expected
+    np.testing.assert_allclose(sums, deltas.sum(axis=0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "shared"),
     [
-        ("softmax_cross_entropy", "classes"), ("softmax_cross_entropy", "distributions"),
-        ("sigmoid_binary_cross_entropy", "bits"), ("squared_error", "numbers"),
-        ("poisson", "counts"),
+        ("softmax_cross_entropy", "classes", 2**17), ("softmax_cross_entropy", "classes", 0),
+        ("softmax_cross_entropy", "distributions", 2**17),
+        ("sigmoid_binary_cross_entropy", "bits", 2**17), ("squared_error", "numbers", 2**17),
+        ("poisson", "counts", 0),
     ],
 )  # fmt: skip
-def test_training_by_columns_is_training_by_rows(loss, targets, monkeypatch):
+def test_training_by_columns_is_training_by_rows(loss, targets, shared, monkeypatch):
+    monkeypatch.setattr(batch, "_SHARED", shared)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(107, 5))
     t = {

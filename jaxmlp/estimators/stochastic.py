@@ -22,6 +22,7 @@ from jaxmlp.network import Network, Parameters
 from jaxmlp.training.orders import bucket
 
 _SMALLEST_RATE = 1e-6  # "adaptive" stops below it
+_FIRST_EPOCHS = 8  # of the first call: the orders of the others are drawn while they run
 
 
 class Stochastic(Parameterized):
@@ -109,10 +110,11 @@ class Stochastic(Parameterized):
         training.progress = jax.device_put(training.progress)
         rows = training.rows(training.n_examples)
         watching = self.verbose or validation is not None or self.learning_rate != "constant"
-        at_once = 1 if incremental or watching else epochs_at_once(rows)
+        at_once = 1 if incremental or watching else epochs_at_once(rows, alone=True)
+        ready = None  # what is drawn for the next epochs while the device computes
         while self.n_iter_ < training.limit:
-            count = min(at_once, training.limit - self.n_iter_)
-            orders, states = training.drawn(count)
+            count = min(at_once if ready else _FIRST_EPOCHS, at_once, training.limit - self.n_iter_)
+            orders, states = ready or training.drawn(count)
             numbers = training.numbers | {
                 "learning_rate": np.asarray(optimizer.learning_rate, training.dtype),
                 "steps": np.int32(training.steps),
@@ -129,6 +131,8 @@ class Stochastic(Parameterized):
                 solver=training.solver,
                 batch_size=training.padding,
             )
+            following = min(at_once, training.limit - self.n_iter_ - count)
+            ready = training.drawn(following) if at_once > 1 and following else None
             ran = int(ran)  # where Ctrl-C is seen: what was under way does not count
             training.progress = moved
             if ran < count:
@@ -145,6 +149,8 @@ class Stochastic(Parameterized):
                 optimizer.learning_rate = float(self.learning_rate_init) / decay
             if self._no_improvement_count > self.n_iter_no_change:
                 if self._stops(optimizer):
+                    if ready and ran == count:
+                        training.rewind(orders[-1], states[-1])
                     return True
                 self._no_improvement_count = 0
                 idle = jax.device_put(np.int32(0))

@@ -1,7 +1,6 @@
 """A step's batch: rows of the examples that are on the device, in the epoch's order."""
 
 import itertools
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,12 +15,10 @@ from jaxmlp.batch import Batch
 from jaxmlp.evaluation import scaled_batch
 from jaxmlp.network import Network
 from jaxmlp.scaling import Scaling
-from jaxmlp.training.loops import Carry, loop_in_blocks, loop_over, on_a_gpu
+from jaxmlp.training.loops import Carry, loop_over, on_a_gpu
 
-_BATCHES, _NUMBERS = 16, 2**17  # gathered at once: so many batches, or more if small
-_FEWEST, _MOST = 3072, 2**15  # numbers of a batch of which more than one is gathered at once
-_CACHED = 2**20  # bytes of all inputs, beyond which fewer numbers are gathered so as well
-_PRODUCT = 1.25e6  # multiplications of the first layer, up to which they are
+_SPREAD = 2**19  # bytes of an array and of the rows out of it, from which threads share a gather
+_TILE, _DEEP = 2**16, 1024  # (rows + columns) · min(depth, 1024), from which they share a product
 # Columns: up to so many outputs, from so many rows on whatever the widths, and from fewer where the
 # inputs, the weights of the first layer and those of any other are no more than these.
 _OUTPUTS, _MANY_ROWS, _FEW_ROWS, _INPUTS, _FIRST, _WEIGHTS = 32, 256, 32, 1024, 2**15, 2**14
@@ -81,38 +78,25 @@ def epoch_batch(
     Returns:
         The batch.
     """
+    return scaled_batch(scaling, _taken(block, number, batch_size), dtype)
+
+
+def _taken(block: Block, number: ArrayLike, batch_size: int) -> Batch:
+    """Return the rows of a batch, as they are."""
     place = jnp.subtract(number, block.first)
     if block.order is None:
-        taken = jax.tree.map(
+        return jax.tree.map(
             lambda array: jax.lax.dynamic_index_in_dim(array, place, keepdims=False),
             block.examples,
         )
-    else:
-        own = partial(
-            jax.lax.dynamic_slice,
-            start_indices=(place * batch_size,),
-            slice_sizes=(batch_size,),
-        )
-        rows = own(block.order)
-        taken = jax.tree.map(
-            lambda array: _rows(array, rows) if array.ndim > 1 else own(array), block.examples
-        )
-    return scaled_batch(scaling, taken, dtype)
-
-
-def some_batches(
-    examples: Batch, order: Array, number: ArrayLike, *, count: int, batch_size: int
-) -> Batch:
-    """Return the batches number·count … (number + 1)·count − 1 of the order, (count, B, …).
-
-    Not scaled; rows beyond the order's end have the weight 0.
-    """
-    size = count * batch_size
-    places = jnp.asarray(number) * size + jnp.arange(size)
-    rows = order.at[places].get(mode="fill", fill_value=-1)
-    gathered = _weighed(jax.tree.map(lambda array: _rows(array, rows), examples), rows)
+    own = partial(
+        jax.lax.dynamic_slice,
+        start_indices=(place * batch_size,),
+        slice_sizes=(batch_size,),
+    )
+    rows = own(block.order)
     return jax.tree.map(
-        lambda array: jnp.reshape(array, (count, batch_size, *array.shape[1:])), gathered
+        lambda array: _rows(array, rows) if array.ndim > 1 else own(array), block.examples
     )
 
 
@@ -133,8 +117,8 @@ def loop_over_batches(
     """Return the loop over the batches `first` … end − 1 of an epoch.
 
     On a CPU, for one network, the classes and weights of an epoch of up to 2²⁰ examples are
-    gathered before its steps, at every call, and where `batches_a_gather` says so the rows of some
-    batches together.
+    gathered before its steps, at every call, and the rows of a step by one thread where
+    `one_thread_pays` says so.
 
     Args:
         network: What is trained on them.
@@ -152,58 +136,69 @@ def loop_over_batches(
     Returns:
         What the last step returns.
     """
-    batch_of = partial(epoch_batch, scaling=scaling, batch_size=batch_size, dtype=dtype)
-    size = batches_a_gather(network, examples, order, batch_size) if alone else 1
-    if order is not None and size > 1:
-        return loop_in_blocks(
-            first,
-            end,
-            size,
-            partial(some_batches, examples, order, count=size, batch_size=batch_size),
-            lambda number, batches, carry: step(
-                number, batch_of(Block(batches, None, 0), number % size), carry
-            ),
-            carry,
-        )
     blocks = partial(block_of, examples, order, batch_size=batch_size)
     longest = len(examples.targets) if order is None else len(order) // batch_size
-    if order is not None and alone and not on_a_gpu() and len(order) <= _AT_ONCE:
-        whole = blocks(0, longest)
+    spaces: list[Array | None] = [None for _ in jax.tree.leaves(examples)]
+    if order is not None and alone and not on_a_gpu():
+        whole = blocks(0, longest) if len(order) <= _AT_ONCE else None
+        if one_thread_pays(network, batch_size):
+            spaces = _spaces(examples, batch_size, dtype, flat=whole is None)
+        if whole is not None:
 
-        def blocks(first: ArrayLike, count: int) -> Block:
-            return whole
+            def blocks(first: ArrayLike, count: int) -> Block:
+                return whole
 
-    return loop_over(
-        first,
-        end,
-        blocks,
-        lambda number, block, carry: step(number, batch_of(block, number), carry),
-        carry,
-        longest,
-    )
+    def body(number: Any, block: Block, carry: Any) -> Any:
+        carry, spaces = carry
+        spaces, taken = _through(spaces, _taken(block, number, batch_size))
+        return step(number, scaled_batch(scaling, taken, dtype), carry), spaces
+
+    return loop_over(first, end, blocks, body, (carry, spaces), longest)[0]
 
 
-def batches_a_gather(
-    network: Network, examples: Batch, order: Array | None, batch_size: int
-) -> int:
-    """Return for how many steps of one network the rows are best gathered at once.
+def one_thread_pays(network: Network, batch_size: int) -> bool:
+    """Return whether the rows of a batch of one network's are best gathered by one thread.
 
-    XLA spreads a gather of some thousand numbers over a CPU's cores. Where the products are too
-    small for that, the other core has gone to sleep since the step before, and waking it takes as
-    long as the whole step; so there it is woken for a gather of many batches. With fewer numbers
-    much of a step is waiting for the memory where the rows are, if no cache has them: less for
-    those of many batches.
+    On a CPU XLA has several threads share any gather out of much data, however few the rows. Where
+    the first product is too small to be shared, the others sleep by then, and waking one takes
+    longer than it helps; and what follows is computed by the thread that is ready last, whose
+    caches hold nothing of the step.
     """
-    if order is None or on_a_gpu():
-        return 1
-    inputs = batch_size * network.sizes[0]
-    targets = batch_size * math.prod(examples.targets.shape[1:])
-    cached = examples.inputs.size * examples.inputs.dtype.itemsize <= _CACHED
-    few = inputs < _FEWEST and cached
-    if few or inputs + targets > _MOST or inputs * network.sizes[1] > _PRODUCT:
-        return 1
-    most = min(max(_BATCHES, _NUMBERS // max(inputs, targets)), len(order) // batch_size)
-    return 1 << (most.bit_length() - 1)  # a batch's place among them takes no division then
+    n_in, n_out = network.sizes[:2]
+    product = (batch_size + n_out) * min(n_in, _DEEP)
+    return not on_a_gpu() and max(product, batch_size * n_in) < _TILE
+
+
+def _spaces(examples: Batch, batch_size: int, dtype: np.dtype, *, flat: bool) -> list[Array | None]:
+    """Return an array of rows for each of the examples' that threads would share a gather of.
+
+    Such rows are written into a larger array, which is carried from step to step: what is written
+    over in its place XLA leaves to one thread. `flat` tells whether classes and weights (N,) are
+    gathered as well.
+    """
+    spaces: list[Array | None] = []
+    for array in jax.tree.leaves(examples):
+        shape, size = (batch_size + 1, *array.shape[1:]), max(array.dtype.itemsize, dtype.itemsize)
+        numbers = batch_size * (array.size // max(len(array), 1))
+        shared = array.size * array.dtype.itemsize + numbers * size >= _SPREAD and batch_size > 1
+        spaces.append(
+            jnp.zeros(shape, array.dtype) if shared and (flat or array.ndim > 1) else None
+        )
+    return spaces
+
+
+def _through(spaces: list[Array | None], batch: Batch) -> tuple[list[Array | None], Batch]:
+    """Return the spaces with the rows of the batch in them, and the batch, read from there."""
+    leaves, structure = jax.tree.flatten(batch)
+    spaces = [
+        None if space is None else jax.lax.dynamic_update_slice(space, rows, (0,) * rows.ndim)
+        for space, rows in zip(spaces, leaves, strict=True)
+    ]
+    leaves = [
+        rows if space is None else space[: len(rows)]
+        for space, rows in zip(spaces, leaves, strict=True)
+    ]
+    return spaces, jax.tree.unflatten(structure, leaves)
 
 
 def columns_pay(network: Network, batch_size: int, dtype: np.dtype, masked: bool) -> bool:

@@ -76,39 +76,3 @@ def loop_over(
 
     carry = jax.lax.fori_loop(0, blocks, block, carry)
     return jax.lax.fori_loop(start + blocks * size, end, alone, carry)
-
-
-def loop_in_blocks(
-    first: ArrayLike,
-    end: ArrayLike,
-    size: int,
-    prepare: Callable[[Any], Any],
-    step: Callable[[Any, Any, Carry], Carry],
-    carry: Carry,
-) -> Carry:
-    """Return the loop from `first` to `end` over steps that share something block by block.
-
-    Args:
-        first: The first number ().
-        end: The number () after the last.
-        size: Numbers in a block; block b has b·size … (b + 1)·size − 1, of which the loop may want
-            only some.
-        prepare: Returns what the steps of a block share, from the block's number ().
-        step: The body, of a number (), what its block shares, and what is carried.
-        carry: What is carried into the first step.
-
-    Returns:
-        What the last step returns.
-    """
-
-    def block(number: Any, carry: Carry) -> Carry:
-        shared = prepare(number)
-        begin = number * size
-        return jax.lax.fori_loop(
-            jnp.maximum(first, begin),
-            jnp.minimum(end, begin + size),
-            lambda at, carry: step(at, shared, carry),
-            carry,
-        )
-
-    return jax.lax.fori_loop(jnp.asarray(first) // size, -(-jnp.asarray(end) // size), block, carry)

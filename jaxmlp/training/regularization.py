@@ -63,7 +63,9 @@ def batch_gradient(
     """
     result = pass_as_trained(network, params, batch, regularization, key, dtype, columns)
     one = _one_after(result.deltas[0]) if late else 1.0
-    gradient = gradient_of_pass(network, params, result, batch.weights, regularization, key, one)
+    gradient = gradient_of_pass(
+        network, params, result, batch.weights, regularization, key, one, columns
+    )
     return gradient, batch_sums(network, result.trace.preactivations[-1], result.losses, batch)
 
 
@@ -75,13 +77,14 @@ def gradient_of_pass(
     regularization: Regularization,
     key: Array | None,
     factor: ArrayLike = 1.0,
+    columns: bool = False,
 ) -> Parameters:
     """Return the gradient of `batch_gradient` from the pass over its batch, like `params`.
 
-    Without privacy it is multiplied by the factor ().
+    Without privacy it is multiplied by the factor (). `columns` is as for the pass.
     """
     if regularization.privacy is None:
-        return mean_gradient(network, params, result, weights, factor)
+        return mean_gradient(network, params, result, weights, factor, columns)
     assert key is not None
     noise_key = jax.random.fold_in(key, _NOISE)
     return noised_mean(

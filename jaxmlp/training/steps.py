@@ -245,7 +245,7 @@ def gradient_figures(
     # As in the steps: products of one form only are set up once in a process.
     columns = placement is None and as_columns(network, regularization, batch_size, dtype)
     result = pass_as_trained(network, params, batch, regularization, key, half, columns)
-    gradient = mean_gradient(network, params, result, batch.weights)
+    gradient = mean_gradient(network, params, result, batch.weights, columns=columns)
     figures = {"gradient_norm": optax.tree.norm(gradient)}
     if regularization.privacy is not None:
         assert batch.weights is not None
