@@ -57,11 +57,11 @@ def _tanh_second_derivative(z: Array) -> Array:
 
 
 def _relu(z: Array) -> Array:
-    return jnp.where(z <= 0, jnp.zeros_like(z), z)
+    return jax.lax.select(z <= 0, jnp.zeros_like(z), z)
 
 
 def _relu_derivative(z: Array) -> Array:
-    return jnp.where(z > 0, jnp.ones_like(z), jnp.zeros_like(z))
+    return jax.lax.select(z > 0, jnp.ones_like(z), jnp.zeros_like(z))
 
 
 _LEAKY_SLOPE = 0.01

@@ -149,7 +149,7 @@ def _pass_columns(network: Network, params: Parameters, batch: Batch, masks: Mas
         masks = [None if mask is None else mask.T for mask in masks]
     trace = forward(network, params, batch.inputs.T, masks)
     outputs = trace.preactivations[-1]
-    losses = jax.vmap(of.value, (1, 0))(outputs, batch.targets)
+    losses = of.value(outputs, batch.targets.T)
     deltas = of.gradient(outputs, batch.targets.T)
     if batch.weights is not None:
         deltas = deltas * batch.weights.astype(deltas.dtype)[None, :]
@@ -302,7 +302,8 @@ def like(params: Parameters, layers: Parameters) -> Parameters:
 
 def weighted_sum(losses: Array, weights: Array) -> Array:
     """Return Σ w_n E_n, where a weight of 0 makes 0 of any E_n."""
-    counted = jnp.where((weights == 0) & ~jnp.isfinite(losses), jnp.zeros_like(losses), losses)
+    lost = (weights == 0) & ~jnp.isfinite(losses)
+    counted = jax.lax.select(lost, jnp.zeros_like(losses), losses)
     return jnp.sum(weights.astype(losses.dtype) * counted)
 
 

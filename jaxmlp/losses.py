@@ -43,8 +43,8 @@ class Loss(NamedTuple):
     `takes_classes` tells whether an integer target () is a class index; the numbers of a
     target (K,) are in `target_range`, outside of which the loss falls without end.
 
-    `gradient` also takes several examples as the columns of z (K, B) and of t (K, B); t is (B,) for
-    classes, and may be where K = 1.
+    `value` and `gradient` also take several examples as the columns of z (K, B) and of t (K, B); t
+    is (B,) for classes, and may be where K = 1. The values are (B,) then.
     """
 
     value: Callable[[Array, Array], Array]
@@ -135,10 +135,10 @@ def _softmax_value(z: Array, t: Array) -> Array:
     if _is_class(t, z):  # the one term that is not 0: less to compute than a sum with zeros
         softmax, (index, is_class) = _softmax(z), _index(t, z)
         index = jax.lax.select(is_class, index, jnp.zeros_like(index))
-        own = z.at[index].get(mode="promise_in_bounds")
+        own = jnp.take_along_axis(z, index[None], axis=0, mode="promise_in_bounds")
         value = ((softmax.shift - own) + softmax.log_total)[0]
         return jnp.where(is_class, value, jnp.nan)
-    return jnp.sum(_distribution(z, t) * _softmax_target_gradient(z, t))
+    return jnp.sum(_distribution(z, t) * _softmax_target_gradient(z, t), axis=0)
 
 
 def _softmax_gradient(z: Array, t: Array) -> Array:
@@ -184,7 +184,7 @@ def _as_outputs(z: Array, t: Array) -> Array:
 
 def _binary_value(z: Array, t: Array) -> Array:
     t = _as_outputs(z, t)
-    return jnp.sum(t * _softplus(-z) + (1 - t) * _softplus(z))
+    return jnp.sum(t * _softplus(-z) + (1 - t) * _softplus(z), axis=0)
 
 
 def _binary_gradient(z: Array, t: Array) -> Array:
@@ -202,7 +202,7 @@ def _binary_sampled_gradient(z: Array, t: Array, key: Array) -> Array:
 
 
 def _squared_value(z: Array, t: Array) -> Array:
-    return jnp.sum((z - _as_outputs(z, t)) ** 2) / 2
+    return jnp.sum((z - _as_outputs(z, t)) ** 2, axis=0) / 2
 
 
 def _squared_gradient(z: Array, t: Array) -> Array:
@@ -210,7 +210,7 @@ def _squared_gradient(z: Array, t: Array) -> Array:
 
 
 def _poisson_value(z: Array, t: Array) -> Array:
-    return jnp.sum(jnp.exp(z) - _as_outputs(z, t) * z)
+    return jnp.sum(jnp.exp(z) - _as_outputs(z, t) * z, axis=0)
 
 
 def _poisson_gradient(z: Array, t: Array) -> Array:

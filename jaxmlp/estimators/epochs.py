@@ -36,13 +36,18 @@ _EPOCHS_AT_ONCE = 16
 
 
 class Progress(NamedTuple):
-    """What an epoch changes. `idle` counts the epochs in which the loss was not better by `tol`."""
+    """What an epoch changes.
+
+    `idle` counts the epochs in which the loss was not better by `tol`; `squares` is Σ ‖W‖² of the
+    parameters.
+    """
 
     params: Parameters
     optimizer_state: Any
     steps: Any
     best_loss: Any
     idle: Any
+    squares: Any
 
 
 def reported_losses(network: Network, logits: Array, losses: Array, targets: Array) -> Array:
@@ -137,15 +142,15 @@ def run_epoch(
         # Squares of the new weights: those of the old ones would have XLA keep a copy of them.
         return moved, optimizer_state, steps + 1, total, squared_weights(moved)
 
-    begin = (*progress[:3], jnp.zeros((), dtype), squared_weights(progress.params))
-    params, optimizer_state, steps, total, _ = loop_over_batches(
+    begin = (*progress[:3], jnp.zeros((), dtype), progress.squares)
+    params, optimizer_state, steps, total, squares = loop_over_batches(
         network, examples, order, step, begin, first=0, end=numbers["steps"], scaling=None,
         batch_size=batch_size, dtype=dtype, alone=not members,
     )  # fmt: skip
     loss = total / numbers["n_examples"]
     idle = jnp.where(loss > progress.best_loss - numbers["tol"], progress.idle + 1, 0)
     best_loss = jnp.fmin(loss, progress.best_loss)
-    return Progress(params, optimizer_state, steps, best_loss, idle), loss
+    return Progress(params, optimizer_state, steps, best_loss, idle, squares), loss
 
 
 @partial(jax.jit, static_argnames=("solver", "batch_size"))

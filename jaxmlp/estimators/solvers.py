@@ -1,6 +1,5 @@
 """The rules of the stochastic solvers: scikit-learn's "sgd" and "adam", ours, and any of optax."""
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +10,6 @@ from jax import Array
 
 from jaxmlp.network import Parameters
 from jaxmlp.training.optimizers import OPTIMIZERS, optimizer_named, with_numbers
-
-_NUMBERS = ("learning_rate", "momentum", "beta_1", "beta_2", "epsilon")
 
 
 class Solver(NamedTuple):
@@ -40,15 +37,10 @@ class Solver(NamedTuple):
             return self._first_of_optax(self.rule, params)
         if self.rule not in ("sgd", "adam"):
             return self.transformation({}, 0).init(params)  # pyright: ignore[reportArgumentType]
-        # Zeros of these shapes, on the host: computing them would compile eight small programs.
-        leaves, structure = jax.tree.flatten(params)
-        shapes = tuple(
-            jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
-            for leaf in leaves
-        )
-        return jax.tree.map(
-            lambda leaf: np.zeros(leaf.shape, leaf.dtype), _state_of(self, structure, shapes)
-        )
+        # On the host, and not traced: as arrays of JAX they would be eight small programs.
+        if self.rule == "adam":
+            return Moments(_zeros(params), _zeros(params))
+        return optax.ScaleState(), optax.TraceState(_zeros(params))
 
     def _first_of_optax(self, rule: optax.GradientTransformation, params: Parameters) -> Any:
         """Return the first state of a transformation, which is to need no more than the gradient.
@@ -73,12 +65,8 @@ class Solver(NamedTuple):
         return self.transformation(numbers, steps).update(gradient, state, params)
 
 
-@lru_cache(maxsize=64)
-def _state_of(solver: Any, structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
-    """Return what shapes the state has, of parameters of these: tracing takes 2 ms a fit."""
-    numbers: dict[str, Any] = dict.fromkeys(_NUMBERS, 0.5)
-    params: Any = jax.tree.unflatten(structure, shapes)
-    return jax.eval_shape(solver.transformation(numbers, 0).init, params)
+def _zeros(params: Parameters) -> Any:
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
 
 
 class Moments(NamedTuple):

@@ -158,6 +158,7 @@ def prepared(
             np.int32(optimizer.steps),
             number(best),
             np.int32(estimator._no_improvement_count),
+            number(sum(np.sum(np.square(layer.weight)) for layer in params)),
         ),
         rng=rng,
         order=np.arange(n_examples),

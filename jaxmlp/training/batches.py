@@ -240,5 +240,5 @@ def _rows(array: Array, numbers: Array) -> Array:
 def _weighed(batch: Batch, numbers: Array) -> Batch:
     """Return the batch with weight 0 where there is no number."""
     assert batch.weights is not None
-    weights = jnp.where(numbers < 0, jnp.zeros_like(batch.weights), batch.weights)
+    weights = jax.lax.select(numbers < 0, jnp.zeros_like(batch.weights), batch.weights)
     return batch._replace(weights=weights)
