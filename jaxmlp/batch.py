@@ -22,7 +22,8 @@ from jaxmlp.validation import as_array, as_host_array
 _NARROW = 128  # bytes of a row of Δ
 _WIDE = 128  # numbers of one
 _TILE = 2**16  # (outputs + inputs) · examples, from which a product of float64 has several tiles
-_SHARED = 2**17  # bytes of columns, beyond which threads share their sum
+_SHARED = 2**17  # bytes of columns, beyond which threads share their sum, for nothing
+_LARGE = 2**19  # until they are this large
 
 
 class Batch(NamedTuple):
@@ -264,7 +265,7 @@ def _sum_of(delta: Array, columns: bool) -> Array:
     XLA has several threads share a sum along much memory. Where the products beside it are too
     small to be shared, waking a thread takes five times as long as the whole sum.
     """
-    if not columns or delta.size * delta.dtype.itemsize <= _SHARED:
+    if not columns or not _SHARED < delta.size * delta.dtype.itemsize < _LARGE:
         return jnp.sum(delta, axis=0)
     ones = jnp.ones(len(delta), delta.dtype)
     return jax.lax.platform_dependent(

@@ -36,6 +36,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import jaxmlp
 from jaxmlp import MLPClassifier, MLPRegressor
 from jaxmlp.estimators import stochastic
+from jaxmlp.estimators.solvers import Solver
 
 pytestmark = [
     pytest.mark.slow,  # on the default Python alone: compiling takes most of it
@@ -142,12 +143,17 @@ def test_several_outputs_and_labels_follow_too():
         np.testing.assert_allclose(ours.predict(inputs), other.predict(inputs), atol=1e-6)
 
 
-def test_a_stop_leaves_everything_as_scikit_learn_s_does():
+@pytest.mark.parametrize("after", [None, 0, 1])
+def test_a_stop_leaves_everything_as_scikit_learn_s_does(after, monkeypatch):
+    """Also where the first call of the epochs ends with the last of them, or one after it."""
     rngs = [np.random.RandomState(0) for _ in range(2)]
     settings = {"max_iter": 500, "tol": 1e-3, "n_iter_no_change": 4, "solver": "sgd"}
-    ours = MLPClassifier(random_state=rngs[0], learning_rate_init=0.1, **settings).fit(*IRIS)
     other = theirs.MLPClassifier(random_state=rngs[1], learning_rate_init=0.1, **settings)
     other.fit(*IRIS)
+    if after is not None:
+        monkeypatch.setattr(stochastic, "_FIRST_EPOCHS", other.n_iter_ + after)
+        monkeypatch.setattr(stochastic, "epochs_at_once", lambda *_, **__: other.n_iter_ + after)
+    ours = MLPClassifier(random_state=rngs[0], learning_rate_init=0.1, **settings).fit(*IRIS)
     assert ours.n_iter_ == other.n_iter_ < 500
     assert rngs[0].randint(2**30) == rngs[1].randint(2**30)  # no draw more than its
     assert ours.best_loss_ == pytest.approx(other.best_loss_, rel=1e-8)
@@ -258,6 +264,18 @@ def test_a_validation_set_of_one_s_own():
     stopped = MLPClassifier(max_iter=200, random_state=0, early_stopping=True)
     stopped.fit(X[:400], y[:400], X_val=X[400:], y_val=y[400:])
     assert stopped.best_validation_score_ == stopped.score(X[400:], y[400:])
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_a_solver_s_first_state_is_its_transformation_s(rule):
+    layer = jaxmlp.Layer(np.ones((3, 2), np.float32), np.ones(3, np.float32))
+    numbers = {"learning_rate": 0.1, "momentum": 0.9, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1.0}
+    solver, params = Solver(rule), (layer,)
+    ours, expected = solver.init(params), solver.transformation(numbers, 0).init(params)
+    assert jax.tree.structure(ours) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("solver", ["adamw", "lion", optax.adabelief(1e-2)])

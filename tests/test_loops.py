@@ -549,7 +549,13 @@ def test_columns_whose_gradients_wait_are_rows_too(monkeypatch):
 
 @pytest.mark.parametrize(
     ("columns", "n_examples", "expected"),
-    [(True, 128, False), (True, 129, True), (False, 129, False)],
+    [
+        (True, 128, False),
+        (True, 129, True),
+        (False, 129, False),
+        (True, 511, True),
+        (True, 512, False),
+    ],
 )
 def test_a_sum_that_threads_would_share_is_a_product(columns, n_examples, expected):
     deltas = np.random.default_rng(0).normal(size=(n_examples, 128))  # 2¹⁷ bytes, and more

@@ -149,7 +149,7 @@ def run_epoch(
     )  # fmt: skip
     loss = total / numbers["n_examples"]
     idle = jnp.where(loss > progress.best_loss - numbers["tol"], progress.idle + 1, 0)
-    best_loss = jnp.fmin(loss, progress.best_loss)
+    best_loss = jax.lax.select(loss < progress.best_loss, loss, progress.best_loss)  # if a number
     return Progress(params, optimizer_state, steps, best_loss, idle, squares), loss
 
 
