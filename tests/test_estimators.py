@@ -152,7 +152,7 @@ def test_a_stop_leaves_everything_as_scikit_learn_s_does(after, monkeypatch):
     other.fit(*IRIS)
     if after is not None:
         monkeypatch.setattr(stochastic, "_FIRST_EPOCHS", other.n_iter_ + after)
-        monkeypatch.setattr(stochastic, "epochs_at_once", lambda *_, **__: other.n_iter_ + after)
+        monkeypatch.setattr(stochastic, "_epochs_at_once", lambda *_: 2 * other.n_iter_)
     ours = MLPClassifier(random_state=rngs[0], learning_rate_init=0.1, **settings).fit(*IRIS)
     assert ours.n_iter_ == other.n_iter_ < 500
     assert rngs[0].randint(2**30) == rngs[1].randint(2**30)  # no draw more than its

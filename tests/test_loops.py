@@ -382,6 +382,8 @@ def test_one_thread_pays_where_the_first_product_is_one_s(sizes, batch_size, exp
         (2**17, 2, 0, True, [True, True, True]), (2**17, 2, 1, False, [True, True, False]),
         (2**16, 32, 1, False, [True, False, False]), (2**16, 32, 2, True, [True, True, False]),
         (0, 32, 2, True, [False, False, False]),
+        (2**11, 32, 2047, True, [False, True, False]),
+        (2**11, 32, 2048, True, [False, False, False]),  # much to gather
     ],
 )  # fmt: skip
 def test_there_is_space_for_rows_out_of_much_data(

@@ -105,3 +105,19 @@ def test_a_training_part_that_weighs_nothing_is_named():
     assert message_of(ValueError, lambda: standardized(nothing)) == (
         "set.npz: expected a training example that weighs more than 0, got none"
     )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_column_that_would_be_0_for_all_is_named(stream, tmp_path):
+    inputs = np.random.default_rng(0).normal(size=(50, 3))
+    inputs[7, 1] = 1e300
+    np.save(tmp_path / "inputs.npy", inputs)
+    np.save(tmp_path / "targets.npy", np.arange(50) % 2)
+    data = load_dataset(tmp_path, validation_fraction=0.1, stream=stream)
+    data = data._replace(train=Examples(data.train.inputs, data.train.targets), features=None)
+    assert message_of(ValueError, lambda: standardized(data)) == (
+        f"{data.source}: expected numbers in column 1 whose standard deviation is one of float64, "
+        "got some that are too large"
+    )
+    named = data._replace(features=("a", "b", "c"))
+    assert "column 'b' whose" in message_of(ValueError, lambda: standardized(named))

@@ -23,22 +23,32 @@ def standardized(dataset: Dataset) -> Dataset:
         The same dataset with another `scaling`.
 
     Raises:
-        ValueError: No training example weighs more than 0.
+        ValueError: No training example weighs more than 0, or numbers so large that a column's
+            standard deviation is beyond float64.
     """
     inputs, _, weights = dataset.train
     if weights is not None and not weights.any():
         raise ValueError(
             f"{dataset.source}: expected a training example that weighs more than 0, got none"
         )
-    if isinstance(inputs, StoredInputs):
-        return dataset._replace(scaling=_streamed(inputs, weights))
-    # Some columns at a time: in float64 all the images would take eight times their memory.
-    parts = [
-        standardization(inputs[:, start : start + _COLUMNS].astype(np.float64), weights)
-        for start in range(0, inputs.shape[1], _COLUMNS)
-    ]
-    shift, factor = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return dataset._replace(scaling=Scaling(shift, factor))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(inputs, StoredInputs):
+            scaling = _streamed(inputs, weights)
+        else:
+            # Some columns at a time: in float64 all images would take eight times their memory.
+            parts = [
+                standardization(inputs[:, start : start + _COLUMNS].astype(np.float64), weights)
+                for start in range(0, inputs.shape[1], _COLUMNS)
+            ]
+            shift, factor = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            scaling = Scaling(shift, factor)
+    for column in np.flatnonzero(scaling.factor == 0):  # else it would be 0 for all examples
+        name = column if dataset.features is None else repr(dataset.features[column])
+        raise ValueError(
+            f"{dataset.source}: expected numbers in column {name} whose standard deviation is one "
+            "of float64, got some that are too large"
+        )
+    return dataset._replace(scaling=scaling)
 
 
 def _streamed(inputs: StoredInputs, weights: np.ndarray | None) -> Scaling:

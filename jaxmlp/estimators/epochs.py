@@ -248,13 +248,9 @@ def run_side_by_side(
     return jax.lax.while_loop(going_on, epoch, (progress, losses, jnp.zeros((), int)))
 
 
-def epochs_at_once(rows: int, alone: bool = False) -> int:
-    """Return how many epochs' orders of so many rows one call takes.
-
-    Of a fit that is `alone` four times as many: its next orders are drawn while they run.
-    """
-    calls = 4 if alone else 1
-    return max(1, min(calls * _EPOCHS_AT_ONCE, calls * _ROWS_AT_ONCE // rows))
+def epochs_at_once(rows: int) -> int:
+    """Return how many epochs' orders of so many rows one call takes."""
+    return max(1, min(_EPOCHS_AT_ONCE, _ROWS_AT_ONCE // rows))
 
 
 def padded_orders(orders: list[np.ndarray], rows: int, at_once: int) -> np.ndarray:

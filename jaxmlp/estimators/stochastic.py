@@ -4,6 +4,7 @@ The order of random draws is scikit-learn's (initial weights, validation split, 
 epoch), so that with the same `random_state` both go through the same batches from the same weights.
 """
 
+import itertools
 import warnings
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import validate_data
 
-from jaxmlp.estimators.epochs import Progress, epochs_at_once, padded_orders, run_epochs
+from jaxmlp.estimators.epochs import Progress, padded_orders, run_epochs
 from jaxmlp.estimators.parameters import Parameterized, checked_weights, dense, weights_of
 from jaxmlp.estimators.training import OptimizerState, Training, prepared
 from jaxmlp.evaluation import padded_batch, predictions
@@ -22,7 +23,8 @@ from jaxmlp.network import Network, Parameters
 from jaxmlp.training.orders import bucket
 
 _SMALLEST_RATE = 1e-6  # "adaptive" stops below it
-_FIRST_EPOCHS = 8  # of the first call: the orders of the others are drawn while they run
+# Epochs of a call: of the first one, and at most, with their rows and multiplications.
+_FIRST_EPOCHS, _EPOCHS, _ROWS, _MULTIPLICATIONS = 8, 64, 2**17, 2**31
 
 
 class Stochastic(Parameterized):
@@ -110,11 +112,17 @@ class Stochastic(Parameterized):
         training.progress = jax.device_put(training.progress)
         rows = training.rows(training.n_examples)
         watching = self.verbose or validation is not None or self.learning_rate != "constant"
-        at_once = 1 if incremental or watching else epochs_at_once(rows, alone=True)
+        at_once = 1 if incremental or watching else _epochs_at_once(training.network, rows)
+
+        def draw(count: int) -> tuple[list[np.ndarray], Any]:
+            position = training.position() if at_once > 1 else None
+            return training.drawn(count), position
+
         ready = None  # what is drawn for the next epochs while the device computes
         while self.n_iter_ < training.limit:
-            count = min(at_once if ready else _FIRST_EPOCHS, at_once, training.limit - self.n_iter_)
-            orders, states = ready or training.drawn(count)
+            left = training.limit - self.n_iter_
+            orders, position = ready or draw(min(_FIRST_EPOCHS, at_once, left))
+            count = len(orders)
             numbers = training.numbers | {
                 "learning_rate": np.asarray(optimizer.learning_rate, training.dtype),
                 "steps": np.int32(training.steps),
@@ -131,12 +139,12 @@ class Stochastic(Parameterized):
                 solver=training.solver,
                 batch_size=training.padding,
             )
-            following = min(at_once, training.limit - self.n_iter_ - count)
-            ready = training.drawn(following) if at_once > 1 and following else None
+            following = min(2 * count, at_once, left - count)
+            ready = draw(following) if at_once > 1 and following else None
             ran = int(ran)  # where Ctrl-C is seen: what was under way does not count
             training.progress = moved
             if ran < count:
-                training.rewind(orders[ran - 1], states[ran - 1])
+                training.rewind(position, ran)
             self._count(training, np.asarray(losses)[:ran].tolist())
             params = training.progress.params
             if watched:
@@ -150,7 +158,7 @@ class Stochastic(Parameterized):
             if self._no_improvement_count > self.n_iter_no_change:
                 if self._stops(optimizer):
                     if ready and ran == count:
-                        training.rewind(orders[-1], states[-1])
+                        training.rewind(ready[1])
                     return True
                 self._no_improvement_count = 0
                 idle = jax.device_put(np.int32(0))
@@ -240,3 +248,9 @@ class Stochastic(Parameterized):
         if self.verbose:
             print(message)
         return stops
+
+
+def _epochs_at_once(network: Network, rows: int) -> int:
+    """Return how many epochs of so many rows a call takes at most: for Ctrl-C not too many."""
+    multiplications = rows * sum(a * b for a, b in itertools.pairwise(network.sizes))
+    return max(1, min(_EPOCHS, _ROWS // rows, _MULTIPLICATIONS // multiplications))

@@ -51,7 +51,7 @@ class Fit:
         missing = count - len(self.orders)
         if missing > 0:
             rows = self.examples.rows
-            self.orders += [rows[order] for order in self.training.drawn(missing)[0]]
+            self.orders += [rows[order] for order in self.training.drawn(missing)]
         return self.orders[:count]
 
     def passed(self, losses: list[float], best_loss: float, idle: int) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmlp.estimators.epochs import Progress
 from jaxmlp.estimators.solvers import Solver
-from jaxmlp.network import Network
+from jaxmlp.network import Network, Parameters
 from jaxmlp.privacy import epsilon, padded_size, poisson_batches
 from jaxmlp.training.orders import bucket
 from jaxmlp.training.regularization import Privacy, Regularization
@@ -52,12 +52,12 @@ class Training:
         """Return the length of a padded order of so many examples, or of any in their bucket."""
         return -(-bucket(n_examples) // self.batch_size) * self.padding
 
-    def drawn(self, count: int) -> tuple[list[np.ndarray], list[Any]]:
-        """Return the orders of the next epochs, and the state of `rng` after each.
+    def drawn(self, count: int) -> list[np.ndarray]:
+        """Return the orders of the next epochs.
 
         One permutation of the order before for each epoch, as scikit-learn draws them.
         """
-        orders, states = [], []
+        orders = []
         sampling = self.batch_size / self.n_examples
         for _ in range(count):
             if self.sampler is not None:
@@ -69,13 +69,17 @@ class Training:
             if self.shuffle:
                 self.order = self.order[self.rng.permutation(self.n_examples)]
             orders.append(self.order)
-            states.append(self.rng.get_state() if count > 1 else None)
-        return orders, states
+        return orders
 
-    def rewind(self, order: np.ndarray, state: Any) -> None:
-        """Go back to the epoch with this order, as if those after it had not been drawn."""
-        self.order = order
+    def position(self) -> tuple[np.ndarray, Any]:
+        """Return from where the next order is drawn: the last one, and the state of `rng`."""
+        return self.order, self.rng.get_state()
+
+    def rewind(self, position: tuple[np.ndarray, Any], epochs: int = 0) -> None:
+        """Go back to a position, and on by some epochs, as if no others had been drawn."""
+        self.order, state = position
         self.rng.set_state(state)
+        self.drawn(epochs)
 
 
 def prepared(
@@ -158,10 +162,16 @@ def prepared(
             np.int32(optimizer.steps),
             number(best),
             np.int32(estimator._no_improvement_count),
-            number(sum(np.sum(np.square(layer.weight)) for layer in params)),
+            number(_squares(params)),
         ),
         rng=rng,
         order=np.arange(n_examples),
         shuffle=estimator.shuffle,
         sampler=np.random.default_rng() if private else None,
     )
+
+
+def _squares(params: Parameters) -> float:
+    """Return Σ ‖W‖² of arrays of NumPy: infinite, without a warning, where it overflows."""
+    with np.errstate(over="ignore"):
+        return sum(float(np.sum(np.square(layer.weight))) for layer in params)

@@ -180,7 +180,8 @@ def _spaces(examples: Batch, batch_size: int, dtype: np.dtype, *, flat: bool) ->
     for array in jax.tree.leaves(examples):
         shape, size = (batch_size + 1, *array.shape[1:]), max(array.dtype.itemsize, dtype.itemsize)
         numbers = batch_size * (array.size // max(len(array), 1))
-        shared = array.size * array.dtype.itemsize + numbers * size >= _SPREAD and batch_size > 1
+        shared = array.size * array.dtype.itemsize + numbers * size >= _SPREAD
+        shared &= batch_size > 1 and numbers < _TILE
         spaces.append(
             jnp.zeros(shape, array.dtype) if shared and (flat or array.ndim > 1) else None
         )
