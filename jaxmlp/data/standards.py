@@ -74,6 +74,8 @@ def _streamed(inputs: StoredInputs, weights: np.ndarray | None) -> Scaling:
         rows -= its_mean
         total += weight
         apart = its_mean - mean
-        squares += its @ np.square(rows) + np.square(apart) * (weight * (total - weight) / total)
+        squares += its @ np.square(rows)
+        if total > weight:  # of the first rows it would be 0 times what may overflow
+            squares += np.square(apart) * (weight * (total - weight) / total)
         mean += apart * (weight / total)
     return scaling_of(mean, np.sqrt(squares / total))
