@@ -278,6 +278,18 @@ def test_a_solver_s_first_state_is_its_transformation_s(rule):
         np.testing.assert_array_equal(one, other)
 
 
+def test_squares_of_large_weights_overflow_without_a_warning():
+    X, y = IRIS[0].astype(np.float32), IRIS[1]
+    model = MLPClassifier((4,), max_iter=1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+    model.coefs_ = [coefs * np.float32(1e25) for coefs in model.coefs_]
+    with warnings.catch_warnings(), contextlib.suppress(ValueError):  # it may diverge
+        warnings.simplefilter("error", RuntimeWarning)
+        model.partial_fit(X, y)
+
+
 @pytest.mark.parametrize("solver", ["adamw", "lion", optax.adabelief(1e-2)])
 def test_other_solvers_learn(solver):
     settings: Any = {"learning_rate_init": 0.01, "max_iter": 30, "random_state": 0}
