@@ -1,5 +1,6 @@
 """The command as a whole: usage, help, and the process with its streams and statuses."""
 
+import io
 import os
 import subprocess
 import sys
@@ -49,6 +50,21 @@ def test_every_command_has_help(command, arguments):
 
 def test_version_is_the_package_s(command):
     assert command("--version") == (0, f"{jaxmlp.__version__}\n", "")
+
+
+class Left(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def flush(self):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_reader_who_leaves_is_no_fault(command, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Left())
+        result = command("--version")
+        sys.stdout.close()  # what took its place
+    assert (result.status, result.errors) == (0, "")
 
 
 def test_the_help_of_resume_shows_the_run_s_own_options(command, trained):

@@ -266,6 +266,36 @@ def test_a_validation_set_of_one_s_own():
     assert stopped.best_validation_score_ == stopped.score(X[400:], y[400:])
 
 
+@pytest.mark.parametrize("n_ensembles", [1, 2])
+def test_two_classes_keep_their_names_in_a_network_of_two_outputs(n_ensembles, tmp_path):
+    X, y = CANCER[0], np.where(CANCER[1], "benign", "malignant")
+    model = MLPClassifier((8,), max_iter=3, n_ensembles=n_ensembles, random_state=0).fit(X, y)
+    network, params = model.to_network("float64", per_class=True)
+    one, of_one = model.to_network()
+    assert (one.sizes[-1], network.sizes[-1]) == (1, 2)
+    named = model.to_network(per_class=True)
+    jaxmlp.save(tmp_path / "model", *named, classes=model.classes_)
+    *_, metadata = jaxmlp.load(tmp_path / "model")
+    assert metadata["dataset"]["classes"] == ["benign", "malignant"]
+    with pytest.raises(ValueError, match=r"two classes: to_network\(per_class=True\)\)$"):
+        jaxmlp.save(tmp_path / "none", one, of_one, classes=model.classes_)
+    with jax.enable_x64(True):
+        if n_ensembles > 1:
+            found = jaxmlp.ensemble_predictions(network, params, X).mean
+        else:
+            found = jaxmlp.predictions(network, params, X)
+            targets = (y == "malignant").astype(int)
+            loss = jaxmlp.loss(network, params, X, targets)
+            assert loss == pytest.approx(model.per_example_loss(X, y).mean(), rel=1e-12)
+    np.testing.assert_allclose(found, model.predict_proba(X), rtol=1e-12, atol=1e-12)
+
+
+def test_other_targets_have_an_output_for_each_class_already():
+    for y in (IRIS[1], IRIS[0] > 3, IRIS[0][:, 0] * 0):
+        model = MLPClassifier((4,), max_iter=2).fit(IRIS[0], y)
+        assert model.to_network(per_class=True)[0] == model.to_network()[0]
+
+
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_a_solver_s_first_state_is_its_transformation_s(rule):
     layer = jaxmlp.Layer(np.ones((3, 2), np.float32), np.ones(3, np.float32))
@@ -545,6 +575,21 @@ def test_bad_settings_are_named(name):
     assert str(raised.value).startswith(message)
 
 
+def test_verbose_says_the_loss_of_a_validation_set_and_which_member_it_is(capsys):
+    X, y = IRIS
+    model = MLPClassifier((4,), max_iter=2, verbose=True, n_ensembles=2, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, y, X_val=X, y_val=y)
+    lines = []
+    for number, member in enumerate(model.estimators_, 1):
+        lines.append(f"Member {number} of 2")
+        pairs = zip(member.loss_curve_, member.validation_loss_curve_, strict=True)
+        for epoch, (loss, validation_loss) in enumerate(pairs, 1):
+            lines.append(f"Iteration {epoch}, loss = {loss:.8f}")
+            lines.append(f"Validation loss: {validation_loss:.8f}")
+    assert capsys.readouterr().out.splitlines() == lines and len(lines) == 10
+
+
 def test_bad_validation_sets_and_weights_are_named():
     X, y = IRIS
     for arguments, message in (
@@ -553,6 +598,10 @@ def test_bad_validation_sets_and_weights_are_named():
         ({"X_val": X, "y_val": y + 5}, "y_val: expected the classes"),
         ({"X_val": X, "y_val": y, "sample_weight_val": -np.ones(150)}, "sample_weight_val: exp"),
         ({"X_val": X, "y_val": X > 1}, "y_val: expected one class (N,), got zeros and ones"),
+        ({"X_val": X * np.nan, "y_val": y}, "X_val: Input X contains NaN."),
+        ({"X_val": X[:, 1:], "y_val": y}, "X_val: X has 3 features, but MLPClassifier"),
+        ({"X_val": X, "y_val": y, "sample_weight_val": np.zeros(150)}, "sample_weight_val: Sam"),
+        ({"X_val": X, "y_val": y, "sample_weight_val": np.ones(4)}, "sample_weight_val: sample_"),
         ({"sample_weight": -np.ones(150)}, "sample_weight: expected numbers ≥ 0, got -1.0"),
         ({"sample_weight": np.zeros(150)}, "Sample weights must contain at least one non-zero"),
     ):
@@ -574,6 +623,10 @@ def test_targets_of_another_kind_are_named():
         MLPClassifier(class_weight={0: 0, 1: 0, 2: 0}).fit(*IRIS)
     with pytest.raises(ValueError, match=r"^y_test: expected 5 targets, got 3"):
         several.influence(IRIS[0], IRIS[0] > 3, IRIS[0][:5], IRIS[0][:3] > 3)
+    with pytest.raises(ValueError, match=r"^X_test: X has 3 features"):
+        several.influence(IRIS[0], IRIS[0] > 3, IRIS[0][:, 1:], IRIS[0] > 3)
+    with pytest.raises(ValueError, match=r"^X has 3 features"):
+        several.influence(IRIS[0][:, 1:], IRIS[0] > 3, IRIS[0], IRIS[0] > 3)
 
 
 def test_a_regressor_predicts_by_the_loss_that_it_was_fitted_with():

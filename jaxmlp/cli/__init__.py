@@ -5,6 +5,7 @@ or SIGTERM ended a run, saved.
 """
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -34,7 +35,7 @@ _Command = (
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
-_RUN = {
+_COMMANDS = {
     Train: train,
     Sweep: sweep,
     Evaluate: evaluate,
@@ -57,28 +58,36 @@ def _in_float64(command: Any) -> bool:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the `jaxmlp` command with these arguments, by default the process's, and exit."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # where it is not UTF-8, no ± is no reason to end
         sys.stdout.reconfigure(errors="replace")
-    if arguments == ["--version"]:
-        print(jaxmlp.__version__)
-        return
     try:
-        command: Any = tyro.cli(
-            _Command,  # pyright: ignore[reportArgumentType]
-            prog="jaxmlp",
-            args=arguments,
-            description="Multi-layer perceptrons in JAX, gradients derived by hand, and proved. "
-            "`jaxmlp --version` prints the version.",
-            config=(tyro.conf.OmitArgPrefixes,),
-            **resumed_options(arguments),
-        )
-        if isinstance(command, Data):
-            command = command.action
-        with double_precision(_in_float64(command)):
-            _RUN[type(command)](command)
+        try:
+            _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         warn("interrupted")
         sys.exit(130)
+    except BrokenPipeError:  # nobody reads the help any more, as `say` has it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 until the process ends
     except OSError as error:  # of standard output: every other is caught where it arises
         fail(error, 1)
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments == ["--version"]:
+        print(jaxmlp.__version__)
+        return
+    command: Any = tyro.cli(
+        _Command,  # pyright: ignore[reportArgumentType]
+        prog="jaxmlp",
+        args=arguments,
+        description="Multi-layer perceptrons in JAX, gradients derived by hand, and proved. "
+        "`jaxmlp --version` prints the version.",
+        config=(tyro.conf.OmitArgPrefixes,),
+        **resumed_options(arguments),
+    )
+    if isinstance(command, Data):
+        command = command.action
+    with double_precision(_in_float64(command)):
+        _COMMANDS[type(command)](command)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from jaxmlp.activations import ACTIVATIONS
 from jaxmlp.estimators.ensembles import fitted_members
 from jaxmlp.estimators.lbfgs import Packed
-from jaxmlp.estimators.parameters import checked_weights, dense, weights_of
+from jaxmlp.estimators.parameters import about, checked_weights, dense, weights_of
 from jaxmlp.estimators.stochastic import Stochastic
 from jaxmlp.estimators.training import OptimizerState
 from jaxmlp.evaluation import predictions
@@ -99,7 +99,7 @@ class BaseMLP(Stochastic):
         X, encoded = self._encoded(X, y, incremental=incremental, reset=first_pass)
         if not first_pass and encoded.shape[1] != self.n_outputs_:
             raise ValueError(f"y: expected {self.n_outputs_} outputs, got {encoded.shape[1]}")
-        sample_weight = checked_weights(sample_weight, X, "sample_weight")
+        sample_weight = checked_weights(sample_weight, X)
         sample_weight = self._with_class_weights(encoded, sample_weight)
         if sample_weight is not None and not sample_weight.any():
             raise ValueError("class_weight: expected a weight above 0 for one example, got none")
@@ -232,8 +232,7 @@ class BaseMLP(Stochastic):
         """Return the fitted network and its parameters, as the rest of jaxmlp takes them.
 
         So `jaxmlp.save` writes it, `jaxmlp.exports.export` makes ONNX or a state dict of it, and
-        `jaxmlp.loss` has its gradients. Its outputs are the columns of `predict_proba`, or for two
-        classes the second of them.
+        `jaxmlp.loss` has its gradients.
 
         Args:
             dtype: Of the parameters; float64 needs JAX's 64-bit mode wherever they are used.
@@ -287,7 +286,7 @@ class BaseMLP(Stochastic):
             Descent, 2020.
         """
         X, encoded = self._fitted_examples(X, y)
-        X_test, encoded_test = self._fitted_examples(X_test, y_test, "y_test")
+        X_test, encoded_test = self._fitted_examples(X_test, y_test, ("X_test", "y_test"))
         with self._computing(X.dtype):
             return np.asarray(
                 influence(
@@ -323,7 +322,9 @@ class BaseMLP(Stochastic):
         """Return what makes our gradients, twice, those of the losses as scikit-learn has them."""
         return self.n_outputs_**-2.0 if self._fitted_loss() == "squared_error" else 1.0
 
-    def _fitted_examples(self, X: Any, y: Any, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
+    def _fitted_examples(
+        self, X: Any, y: Any, names: tuple[str, str] = ("X", "y")
+    ) -> tuple[np.ndarray, np.ndarray]:
         check_is_fitted(self)
         if hasattr(self, "estimators_"):
             raise ValueError(
@@ -331,10 +332,11 @@ class BaseMLP(Stochastic):
                 f"{len(self.estimators_)}: ask one of estimators_"
             )
         dtype = self.coefs_[0].dtype
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        encoded = self._encoded_targets(y, dtype, name)
+        with about(names[0]):
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
+        encoded = self._encoded_targets(y, dtype, names[1])
         if len(encoded) != X.shape[0]:
-            raise ValueError(f"{name}: expected {X.shape[0]} targets, got {len(encoded)}")
+            raise ValueError(f"{names[1]}: expected {X.shape[0]} targets, got {len(encoded)}")
         return dense(X), encoded
 
     def __sklearn_tags__(self) -> Any:

@@ -1,5 +1,6 @@
 """`MLPClassifier`: scikit-learn's, trained with our gradient."""
 
+import dataclasses
 import numbers
 from typing import Any
 
@@ -16,6 +17,7 @@ from sklearn.utils.validation import validate_data
 
 from jaxmlp.estimators.base import BaseMLP
 from jaxmlp.estimators.parameters import CONSTRAINTS, dense, partially_fits, validation_set
+from jaxmlp.network import Layer, Network, Parameters
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):
@@ -222,6 +224,37 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """Return the logarithms of `predict_proba`."""
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
+
+    def to_network(
+        self, dtype: Any = "float32", *, per_class: bool = False
+    ) -> tuple[Network, Parameters]:
+        """Return the fitted network and its parameters, as the rest of jaxmlp takes them.
+
+        Its outputs are the columns of `predict_proba`; of two classes the second alone, unless an
+        output for each is asked for. So their names can be kept, as those of more can:
+        `jaxmlp.save(run, *model.to_network(per_class=True), classes=model.classes_)`.
+
+        Args:
+            dtype: Of the parameters; float64 needs JAX's 64-bit mode wherever they are used.
+            per_class: Whether the network of two classes is one of two outputs and the softmax: the
+                first's weights and bias are 0, so that its probabilities and its loss are the same.
+
+        Returns:
+            The pair (network, params); with `n_ensembles` above 1 every leaf is (M, …).
+
+        Raises:
+            ValueError: Another dtype than float16, bfloat16, float32 and float64.
+        """
+        network, params = super().to_network(dtype)
+        if not per_class or self.n_outputs_ > 1 or len(self.classes_) != 2 or self._several():
+            return network, params
+        weight, bias = (np.asarray(array) for array in params[-1])
+        own: Any = (
+            np.concatenate([np.zeros_like(weight), weight], axis=-2),
+            np.concatenate([np.zeros_like(bias), bias], axis=-1),
+        )
+        sizes, loss = (*network.sizes[:-1], 2), "softmax_cross_entropy"
+        return dataclasses.replace(network, sizes=sizes, loss=loss), (*params[:-1], Layer(*own))
 
     # What `BaseMLP` asks for.
 

@@ -46,7 +46,11 @@ def fitted_members(
     if validation is not None or not goes_together(members[0]):
         names = "X_val", "y_val", "sample_weight_val"
         others = dict(zip(names, validation or (None, None, None), strict=True))
-        return [member.fit(X, y, sample_weight, **others) for member in members]
+        for number, member in enumerate(members, 1):
+            if estimator.verbose:
+                print(f"Member {number} of {len(members)}")
+            member.fit(X, y, sample_weight, **others)
+        return members
     fits: list[Fit] = []
     for member in members:
         block = fits[0].examples.block if fits else None

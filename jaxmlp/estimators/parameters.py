@@ -221,12 +221,24 @@ def validation_set(X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any] | None:
     return None if X is None else (X, y, weights)
 
 
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Name an argument in front of what scikit-learn says of it, which has names of its own."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if name in ("X", "sample_weight"):  # those
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
+
+
 def dense(X: Any) -> np.ndarray:
     """Return an array of what may be sparse."""
     return X.toarray() if hasattr(X, "toarray") else np.asarray(X)
 
 
-def checked_weights(weights: Any, X: Any, name: str) -> np.ndarray | None:
+def checked_weights(weights: Any, X: Any, name: str = "sample_weight") -> np.ndarray | None:
     """Return the weights of the rows of X in its dtype, or None where there are none.
 
     Raises:
@@ -234,7 +246,8 @@ def checked_weights(weights: Any, X: Any, name: str) -> np.ndarray | None:
     """
     if weights is None:
         return None
-    weights = _check_sample_weight(weights, X, dtype=X.dtype)
+    with about(name):
+        weights = _check_sample_weight(weights, X, dtype=X.dtype)
     if (weights < 0).any():
         raise ValueError(f"{name}: expected numbers ≥ 0, got {weights.min()}")
     if not weights.any():

@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import validate_data
 
 from jaxmlp.estimators.epochs import Progress, padded_orders, run_epochs
-from jaxmlp.estimators.parameters import Parameterized, checked_weights, dense, weights_of
+from jaxmlp.estimators.parameters import Parameterized, about, checked_weights, dense, weights_of
 from jaxmlp.estimators.training import OptimizerState, Training, prepared
 from jaxmlp.evaluation import padded_batch, predictions
 from jaxmlp.network import Network, Parameters
@@ -33,7 +33,8 @@ class Stochastic(Parameterized):
     _optimizer: OptimizerState
 
     def _checked_validation(self, dtype: Any, X: Any, y: Any, weights: Any) -> tuple:
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
+        with about("X_val"):
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
         weights = checked_weights(weights, X, "sample_weight_val")
         encoded = self._encoded_targets(y, dtype, "y_val")
         if self.early_stopping and X.shape[0] < 2:
@@ -213,6 +214,8 @@ class Stochastic(Parameterized):
             self.validation_loss_curve_ = []
         self.validation_loss_curve_.append(float(np.average(losses, weights=weights)))
         if not self.early_stopping:
+            if self.verbose:
+                print(f"Validation loss: {self.validation_loss_curve_[-1]:.8f}")
             return False
         outputs = np.asarray(predictions(network, params, X))
         score = np.nan

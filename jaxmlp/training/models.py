@@ -99,8 +99,11 @@ def save(
             scaling = Scaling(*(np.asarray(part, np.float64) for part in scaling))
         check_scaling(scaling, network.sizes[0])
     if classes is not None and (network.sizes[-1] == 1 or network.loss == "poisson"):
+        estimator = " (of an estimator's two classes: to_network(per_class=True))"
+        two = network.loss == "sigmoid_binary_cross_entropy"
         raise ValueError(
             f"classes: expected None for {network.loss} of {network.sizes[-1]} outputs, got names"
+            f"{estimator * two}"
         )
     about["dataset"] = {
         "classes": _checked_names("classes", classes, network.sizes[-1]),
