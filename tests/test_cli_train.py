@@ -235,6 +235,18 @@ def test_inputs_in_units_of_their_own_and_numbers_that_are_classes_are_told_of(t
     assert found[0].startswith("inputs     far from 0 ± 1: 3 of 3, such as height of ")
     assert hints("set.csv", "--targets", "classes") == found[:1]
     assert not any("0 and 1" in line for line in hints("set.csv", "--targets", "numbers"))
+    hint = "targets    20 classes of 60 examples, all integers: --targets numbers takes "
+    few = np.arange(60) % 20 - 3
+    for classes, more, expected in (
+        (few, (), [f"{hint}them as numbers"]),
+        (few, ("--targets", "classes"), []),
+        ([f"of {name}" for name in few], (), []),
+        (np.arange(60) % 19, (), []),
+        (few.tolist() * 3, (), []),
+    ):
+        own = np.tile(inputs, (len(classes) // 60, 1))
+        write_csv(Path("set.csv"), (*FEATURES, "y"), *own.T, classes)
+        assert hints("set.csv", *more) == expected
     np.savez("set.npz", inputs=0.01 * inputs, targets=np.stack([targets] * 2, axis=1))
     (line,) = hints("set.npz")  # columns of 0 and 1 are no classes
     assert line.startswith("inputs     far from 0 ± 1: 3 of 3, such as number 0 of ")

@@ -19,6 +19,8 @@ from jaxmlp.scaling import target_scaling
 from jaxmlp.training.snapshots import Record
 
 _LEAST, _MOST = 0.05, 20.0  # standard deviations of what trains well as it is
+# So many classes, of fewer than so many examples on average, are numbers perhaps.
+_MANY_CLASSES, _FEW_EXAMPLES = 20, 8
 _LOOKED_AT = 4096  # examples, about, for the scale of their inputs
 _PICTURED = 10_000  # of training examples that are not in memory
 
@@ -133,6 +135,19 @@ def _about_weights(options: Train, data: Dataset) -> list[str]:
     return lines
 
 
+def _about_classes(options: Train, data: Dataset) -> list[str]:
+    """Return what is to be known of classes that may be meant as numbers."""
+    classes, count = data.classes or (), len(data.train.targets)
+    many = len(classes) >= _MANY_CLASSES and len(classes) * _FEW_EXAMPLES > count
+    integers = all(name.lstrip("-").isdecimal() for name in classes)
+    if not many or not integers or options.targets != "auto":
+        return []
+    return [
+        f"targets    {len(classes)} classes of {count} examples, all integers: --targets numbers "
+        "takes them as numbers"
+    ]
+
+
 def _about_targets(options: Train, data: Dataset) -> list[str]:
     """Return what is to be known of the numbers that are trained on, if anything is."""
     scaling = data.target_scaling
@@ -187,6 +202,7 @@ def heading(
     more = _about_weights(options, data)
     if not options.private:
         more += _about_inputs(data)
+    more += _about_classes(options, data)
     if network.loss == "squared_error" and data.classes is None:
         more += _about_targets(options, data)
     return "\n".join(
