@@ -367,12 +367,20 @@ def test_no_step_spends_nothing_and_more_steps_spend_more():
 
 @pytest.mark.slow  # on the default Python alone
 @pytest.mark.parametrize(
-    "arguments", [(3.0, 1024 / 60_000, 1180, 1e-5), (0.5, 0.05, 200, 1e-6), (8.0, 1, 20, 1e-5)]
+    "arguments",
+    [
+        (3.0, 1024 / 60_000, 1180, 1e-5),
+        (0.5, 0.05, 200, 1e-6),
+        (8.0, 1, 20, 1e-5),
+        (0.01, 0.001, 10_000, 1e-6),
+        (2e-3, 1, 400, 1e-8),  # where a rough look says little
+    ],  # fmt: skip
 )
 def test_the_noise_that_is_solved_for_spends_what_was_asked_for(arguments):
     wanted, *others = arguments
-    spent = epsilon(noise_multiplier_for(*arguments), *others)
-    assert 0.99 * wanted <= spent <= wanted * (1 + 1e-9)
+    noise = noise_multiplier_for(*arguments)
+    assert 0.99 * wanted <= epsilon(noise, *others) <= wanted * (1 + 1e-9)
+    assert epsilon((1 - 2e-4) * noise, *others) > wanted
 
 
 @pytest.mark.parametrize(

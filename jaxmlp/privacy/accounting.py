@@ -1,7 +1,9 @@
 """What a number of private steps spends, computed by dp-accounting (the extra "privacy")."""
 
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from jaxmlp.privacy.sampling import check_sampling
@@ -11,6 +13,7 @@ _LEAST_NOISE = 0.2  # below it epsilon is in the hundreds, and takes minutes to 
 _MOST_NOISE = 2.0**20
 _LEAST_DELTA = 1e-12
 _TOLERANCE = 1e-4
+_INTERVAL = 1e-4  # of privacy losses that are told apart
 
 
 def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: float) -> float:
@@ -53,10 +56,10 @@ def check_delta(delta: float) -> None:
 
 
 @lru_cache(maxsize=4)
-def _one_step(noise_multiplier: float, sampling_rate: float) -> Any:
+def _one_step(noise_multiplier: float, sampling_rate: float, interval: float = _INTERVAL) -> Any:
     """Return the privacy loss distribution of a step, as dp-accounting's PLDAccountant does."""
     return _accounting().pld.privacy_loss_distribution.from_gaussian_mechanism(
-        noise_multiplier, sampling_prob=sampling_rate, value_discretization_interval=1e-4
+        noise_multiplier, sampling_prob=sampling_rate, value_discretization_interval=interval
     )
 
 
@@ -90,35 +93,52 @@ def noise_multiplier_for(epsilon: float, sampling_rate: float, steps: int, delta
     """
     check_number("epsilon", epsilon, 0, math.inf, above=True, rounded=False)
     check_count("steps", steps)
-    spent = lru_cache(lambda noise: _epsilon(noise, sampling_rate, steps, delta))
-    low, high = 0.5, 1.0
+    check_sampling(1, sampling_rate)
+    check_delta(delta)
+
+    @cache
+    def spent(noise: float, interval: float = _INTERVAL) -> float:
+        one = _one_step(noise, float(sampling_rate), interval)
+        return float(one.self_compose(int(steps)).get_epsilon_for_delta(float(delta)))
+
+    # A tenth of the work has the root of it nearly, where that work is large.
+    rough, start, factor = partial(spent, interval=10 * _INTERVAL), 1.0, 2.0
+    with suppress(OverflowError):
+        start = _least_noise(rough, epsilon, start, factor)
+        beyond = rough(start) - spent(start)  # hardly another one nearby
+        start = _least_noise(rough, epsilon + beyond, start, 1.01)
+        factor = 1 + _TOLERANCE / 2
+    try:
+        return _least_noise(spent, epsilon, start, factor)
+    except OverflowError:
+        raise ValueError(f"epsilon: expected one that some noise gives, got {epsilon}") from None
+
+
+def _least_noise(
+    spent: Callable[[float], float], epsilon: float, start: float, factor: float
+) -> float:
+    """Return the least noise multiplier that spends no more than ε, looked for around `start`.
+
+    Raises:
+        ValueError: The smallest spends less.
+        OverflowError: The largest spends more.
+    """
+    from scipy.optimize import brentq
+
+    low = high = start
     while spent(high) > epsilon:
-        low, high = high, 2 * high
-        if high > _MOST_NOISE:
-            raise ValueError(f"epsilon: expected one that some noise gives, got {epsilon}")
+        if high == _MOST_NOISE:
+            raise OverflowError
+        low, high, factor = high, min(factor * high, _MOST_NOISE), factor**2
     while spent(low) <= epsilon:
         if low == _LEAST_NOISE:
             raise ValueError(
                 f"epsilon: expected one that a noise multiplier of at least {_LEAST_NOISE} gives, "
                 f"got {epsilon}"
             )
-        low, high = max(low / 2, _LEAST_NOISE), low
-    accounting = _accounting()
-
-    def event(noise: float) -> Any:
-        sampled = accounting.PoissonSampledDpEvent(sampling_rate, accounting.GaussianDpEvent(noise))
-        return accounting.SelfComposedDpEvent(sampled, int(steps))
-
-    return float(
-        accounting.calibrate_dp_mechanism(
-            accounting.pld.PLDAccountant,
-            event,
-            epsilon,
-            delta,
-            accounting.ExplicitBracketInterval(low, high),
-            tol=_TOLERANCE * low,
-        )
-    )
-
-
-_epsilon = epsilon  # `noise_multiplier_for` has a number of that name
+        low, high, factor = max(low / factor, _LEAST_NOISE), low, factor**2
+    if high - low <= _TOLERANCE * low:
+        return high
+    within = _TOLERANCE * low / 4
+    found: Any = brentq(lambda noise: spent(noise) - epsilon, low, high, xtol=within)
+    return found if spent(found) <= epsilon else min(found + 2 * within, high)
