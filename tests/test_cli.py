@@ -1,6 +1,5 @@
 """The command as a whole: usage, help, and the process with its streams and statuses."""
 
-import io
 import os
 import subprocess
 import sys
@@ -52,19 +51,26 @@ def test_version_is_the_package_s(command):
     assert command("--version") == (0, f"{jaxmlp.__version__}\n", "")
 
 
-class Left(io.StringIO):
-    """A pipe that nobody reads any more."""
+@pytest.mark.parametrize(
+    ("arguments", "both", "status"),
+    [(["--help"], False, 0), (["--version"], False, 0), (["trian"], True, 2)],
+)
+def test_a_reader_who_leaves_changes_no_status(arguments, both, status):
+    end, pipe = os.pipe()
+    os.close(end)
+    where = {"stdout": pipe, "stderr": pipe if both else subprocess.PIPE}
+    process = subprocess.run([sys.executable, "-m", "jaxmlp", *arguments], **where)
+    os.close(pipe)
+    assert process.returncode == status and not process.stderr
 
-    def flush(self):
-        raise BrokenPipeError(32, "Broken pipe")
 
+def test_a_sentence_that_nobody_reads_keeps_its_status(command, monkeypatch):
+    def gone(_):
+        raise BrokenPipeError
 
-def test_a_reader_who_leaves_is_no_fault(command, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", Left())
-        result = command("--version")
-        sys.stdout.close()  # what took its place
-    assert (result.status, result.errors) == (0, "")
+        patch.setattr(sys.stderr, "write", gone)
+        assert command("evaluate", "no-run").status == 2
 
 
 def test_the_help_of_resume_shows_the_run_s_own_options(command, trained):

@@ -253,6 +253,20 @@ def test_inputs_in_units_of_their_own_and_numbers_that_are_classes_are_told_of(t
 
 
 @pytest.mark.slow  # on the default Python alone
+def test_a_row_in_the_place_of_a_header_is_told_of(train):
+    rng = np.random.default_rng(0)
+    columns = *rng.normal(size=(2, 60)), rng.integers(2, size=60)
+    for header, hint in (
+        ((5, 13, 0), ["columns    named by whole numbers, '5', '13', '0': a first row that is no "
+                      "header is taken for one"]),
+        ((0, 1, 2), []),
+        ((5, 13, "y"), []),
+    ):  # fmt: skip
+        write_csv(Path("set.csv"), header, *columns)
+        assert [line for line in train("set.csv") if line.startswith("columns")] == hint
+
+
+@pytest.mark.slow  # on the default Python alone
 def test_the_hint_looks_at_what_counts_and_at_every_output(train, command):
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))

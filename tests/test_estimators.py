@@ -268,7 +268,7 @@ def test_a_validation_set_of_one_s_own():
 
 @pytest.mark.parametrize("n_ensembles", [1, 2])
 def test_two_classes_keep_their_names_in_a_network_of_two_outputs(n_ensembles, tmp_path):
-    X, y = CANCER[0], np.where(CANCER[1], "benign", "malignant")
+    X, y = CANCER[0], CANCER[1] == 0
     model = MLPClassifier((8,), max_iter=3, n_ensembles=n_ensembles, random_state=0).fit(X, y)
     network, params = model.to_network("float64", per_class=True)
     one, of_one = model.to_network()
@@ -276,7 +276,7 @@ def test_two_classes_keep_their_names_in_a_network_of_two_outputs(n_ensembles, t
     named = model.to_network(per_class=True)
     jaxmlp.save(tmp_path / "model", *named, classes=model.classes_)
     *_, metadata = jaxmlp.load(tmp_path / "model")
-    assert metadata["dataset"]["classes"] == ["benign", "malignant"]
+    assert metadata["dataset"]["classes"] == ["False", "True"]
     with pytest.raises(ValueError, match=r"two classes: to_network\(per_class=True\)\)$"):
         jaxmlp.save(tmp_path / "none", one, of_one, classes=model.classes_)
     with jax.enable_x64(True):
@@ -284,8 +284,7 @@ def test_two_classes_keep_their_names_in_a_network_of_two_outputs(n_ensembles, t
             found = jaxmlp.ensemble_predictions(network, params, X).mean
         else:
             found = jaxmlp.predictions(network, params, X)
-            targets = (y == "malignant").astype(int)
-            loss = jaxmlp.loss(network, params, X, targets)
+            loss = jaxmlp.loss(network, params, X, y.astype(int))
             assert loss == pytest.approx(model.per_example_loss(X, y).mean(), rel=1e-12)
     np.testing.assert_allclose(found, model.predict_proba(X), rtol=1e-12, atol=1e-12)
 
@@ -598,6 +597,7 @@ def test_bad_validation_sets_and_weights_are_named():
         ({"X_val": X, "y_val": y + 5}, "y_val: expected the classes"),
         ({"X_val": X, "y_val": y, "sample_weight_val": -np.ones(150)}, "sample_weight_val: exp"),
         ({"X_val": X, "y_val": X > 1}, "y_val: expected one class (N,), got zeros and ones"),
+        ({"X_val": X, "y_val": 3}, "y_val: y should be a 1d array"),
         ({"X_val": X * np.nan, "y_val": y}, "X_val: Input X contains NaN."),
         ({"X_val": X[:, 1:], "y_val": y}, "X_val: X has 3 features, but MLPClassifier"),
         ({"X_val": X, "y_val": y, "sample_weight_val": np.zeros(150)}, "sample_weight_val: Sam"),

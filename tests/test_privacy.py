@@ -412,6 +412,17 @@ def test_numbers_out_of_their_range_are_named(function, arguments, message):
         function(*arguments)
 
 
+def test_a_little_more_noise_that_spends_more_is_not_enough():
+    arguments = 1e-6, 1, 1e-12  # what is spent does not fall there with every step of noise
+    assert epsilon(noise_multiplier_for(1e-5, *arguments), *arguments) <= 1e-5
+
+
+def test_a_rough_look_at_the_least_noise_does_not_decide():
+    arguments = 1e-6, 1, 1e-12
+    wanted = epsilon(0.2, *arguments) * (1 - 1e-6)
+    assert noise_multiplier_for(wanted, *arguments) == pytest.approx(0.2, rel=1e-3)
+
+
 def test_dp_accounting_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(ValueError, match=r'^epsilon: dp-acc.*pip install "jaxmlp\[privacy\]"$'):

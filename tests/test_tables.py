@@ -247,11 +247,6 @@ FAULTS = {
         "5.1,3,x\n4.9,2,y\n",
         "expected a header with the names of the columns, got the number '5.1' for column 1",
     ),
-    "whole numbers and no header": (
-        "5,13,0\n4,12,1\n",
-        "expected a header with the names of the columns, got numbers that do not rise: '5', '13', "
-        "'0'",
-    ),
     "semicolons": (
         "a;b;y\n1;2;x\n",
         "expected columns separated by commas, got one column 'a;b;y'",

@@ -21,6 +21,7 @@ from jaxmlp.cli.options import Sweep, Train, resumed_options
 from jaxmlp.cli.sweep import sweep
 from jaxmlp.cli.train import train
 from jaxmlp.cli.verify import Verify, verify
+from jaxmlp.progress import say
 from jaxmlp.training.models import is_double
 
 _Command = (
@@ -58,25 +59,24 @@ def _in_float64(command: Any) -> bool:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the `jaxmlp` command with these arguments, by default the process's, and exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # where it is not UTF-8, no ± is no reason to end
         sys.stdout.reconfigure(errors="replace")
     try:
-        try:
-            _run(sys.argv[1:] if arguments is None else arguments)
-        finally:
-            sys.stdout.flush()
+        _run(arguments)
     except KeyboardInterrupt:
         warn("interrupted")
         sys.exit(130)
-    except BrokenPipeError:  # nobody reads the help any more, as `say` has it
+    except BrokenPipeError:  # nobody reads tyro's help any more, or what is wrong with the usage
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 until the process ends
+        sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
     except OSError as error:  # of standard output: every other is caught where it arises
         fail(error, 1)
 
 
 def _run(arguments: list[str]) -> None:
     if arguments == ["--version"]:
-        print(jaxmlp.__version__)
+        say(jaxmlp.__version__)
         return
     command: Any = tyro.cli(
         _Command,  # pyright: ignore[reportArgumentType]

@@ -20,8 +20,9 @@ INPUT_ERRORS = (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRunti
 
 
 def warn(message: object) -> None:
-    """Print a line to standard error, and go on."""
-    print(f"jaxmlp: {message}", file=sys.stderr, flush=True)
+    """Print a line to standard error, if anybody reads it, and go on."""
+    with contextlib.suppress(OSError):
+        print(f"jaxmlp: {message}", file=sys.stderr, flush=True)
 
 
 def stopping(number: int) -> None:

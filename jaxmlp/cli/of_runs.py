@@ -12,6 +12,7 @@ import jaxmlp
 from jaxmlp.cli.options import OF_THE_TRAINING, Common, Train, kept
 from jaxmlp.cli.problem import fingerprint_of
 from jaxmlp.data import Dataset, Examples
+from jaxmlp.data.contents import listed
 from jaxmlp.data.splits import read, subset
 from jaxmlp.data.stored import StoredInputs
 from jaxmlp.network import Network
@@ -95,6 +96,17 @@ def about_run(options: Train, data: Dataset, begun_in: str | None) -> dict[str, 
         },
         "training": kept(options, OF_THE_TRAINING),
     }
+
+
+def _about_names(data: Dataset) -> list[str]:
+    """Return what is to be known of names that may be a row, if they may be."""
+    names = [*(data.features or ()), data.target or ""]
+    if not all(name.isdecimal() for name in names) or names == sorted(names, key=int):
+        return []
+    return [
+        f"columns    named by whole numbers, {listed(names)}: a first row that is no header is "
+        "taken for one"
+    ]
 
 
 def _about_inputs(data: Dataset) -> list[str]:
@@ -199,7 +211,7 @@ def heading(
     if "learning_rate" in swept:
         rate = f"{options.schedule} schedule"
     target = "" if data.target is None else f", target {data.target!r}"
-    more = _about_weights(options, data)
+    more = _about_names(data) + _about_weights(options, data)
     if not options.private:
         more += _about_inputs(data)
     more += _about_classes(options, data)

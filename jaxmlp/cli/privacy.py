@@ -1,9 +1,11 @@
 """What `jaxmlp train --private` needs, and what it refuses because no guarantee would cover it."""
 
+import math
+
 from jaxmlp.cli.options import Train
 from jaxmlp.privacy import epsilon, noise_multiplier_for
 from jaxmlp.privacy.accounting import check_delta
-from jaxmlp.validation import check_count
+from jaxmlp.validation import check_count, check_number
 
 _OPTIONS = ("noise_multiplier", "epsilon", "delta", "unprotected_figures")
 
@@ -26,6 +28,7 @@ def check_private(options: Train) -> None:
         if getattr(options, name) is None:
             raise ValueError(f"{name}: expected a number with --private, got none")
     assert options.delta is not None
+    check_number("clip_norm", options.clip_norm, 0, math.inf, above=True)
     check_delta(options.delta)
     if (options.noise_multiplier is None) == (options.epsilon is None):
         got = "neither" if options.epsilon is None else "both"

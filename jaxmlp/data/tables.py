@@ -174,11 +174,6 @@ def open_table(path: str | os.PathLike[str]) -> Table:
                 f"{path}: expected a header with the names of the columns, got the number {name!r} "
                 f"for column {number}"
             )
-    if all(name.isdecimal() for name in header) and list(header) != sorted(header, key=int):
-        raise ValueError(
-            f"{path}: expected a header with the names of the columns, got numbers that do not "
-            f"rise: {listed(header)}"
-        )
     return Table(path, header)
 
 

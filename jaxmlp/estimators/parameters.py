@@ -227,7 +227,7 @@ def about(name: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if name in ("X", "sample_weight"):  # those
+        if name in ("X", "sample_weight") or name in str(error):
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name}: {error}") from error

@@ -36,7 +36,8 @@ class Stochastic(Parameterized):
         with about("X_val"):
             X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
         weights = checked_weights(weights, X, "sample_weight_val")
-        encoded = self._encoded_targets(y, dtype, "y_val")
+        with about("y_val"):
+            encoded = self._encoded_targets(y, dtype, "y_val")
         if self.early_stopping and X.shape[0] < 2:
             raise ValueError(f"X_val: expected two rows or more, got {X.shape[0]}")
         if len(encoded) != X.shape[0]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -103,11 +102,17 @@ def noise_multiplier_for(epsilon: float, sampling_rate: float, steps: int, delta
 
     # A tenth of the work has the root of it nearly, where that work is large.
     rough, start, factor = partial(spent, interval=10 * _INTERVAL), 1.0, 2.0
-    with suppress(OverflowError):
+    try:
         start = _least_noise(rough, epsilon, start, factor)
         beyond = rough(start) - spent(start)  # hardly another one nearby
         start = _least_noise(rough, epsilon + beyond, start, 1.01)
         factor = 1 + _TOLERANCE / 2
+    except OverflowError:
+        pass
+    except ValueError:
+        if rough(_LEAST_NOISE) < 0.99 * epsilon:
+            raise
+        start, factor = _LEAST_NOISE, 1 + _TOLERANCE / 2
     try:
         return _least_noise(spent, epsilon, start, factor)
     except OverflowError:
@@ -134,11 +139,13 @@ def _least_noise(
         if low == _LEAST_NOISE:
             raise ValueError(
                 f"epsilon: expected one that a noise multiplier of at least {_LEAST_NOISE} gives, "
-                f"got {epsilon}"
+                f"at most {spent(low):.4g}, got {epsilon}"
             )
         low, high, factor = max(low / factor, _LEAST_NOISE), low, factor**2
     if high - low <= _TOLERANCE * low:
         return high
     within = _TOLERANCE * low / 4
     found: Any = brentq(lambda noise: spent(noise) - epsilon, low, high, xtol=within)
-    return found if spent(found) <= epsilon else min(found + 2 * within, high)
+    # Where ε is tiny a little more noise may spend a little more.
+    nearly = (found, min(found + 2 * within, high), high)
+    return next(noise for noise in nearly if spent(noise) <= epsilon)

@@ -61,8 +61,8 @@ def save(
         params: Its parameters; or those of M networks, every leaf (M, …), as `fit_ensemble` returns
             them.
         scaling: What the inputs were scaled by, or None; each part () or (D,).
-        classes: The names of the K ≥ 2 classes, words or integers; None for numbers, and for the
-            classes 0 … K − 1.
+        classes: The names of the K ≥ 2 classes, words, integers or booleans; None for numbers, and
+            for the classes 0 … K − 1.
         features: The names of the D inputs, by which `jaxmlp predict` finds a table's columns.
         metadata: What else `load` is to return: all that JSON can hold, with words for keys.
 
@@ -177,6 +177,8 @@ def _checked_names(name: str, given: Any, count: int) -> list[str] | None:
         given = np.asarray(given).tolist()
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):
         raise TypeError(f"{name}: expected {count} names in a list or None, got {given!r:.60}")
+    if all(isinstance(one, bool) for one in given):  # as the classes of an estimator are
+        given = [str(one) for one in given]
     fitting = (str, int, np.integer)
     if len(given) != count or any(
         isinstance(one, bool) or not isinstance(one, fitting) for one in given
