@@ -8,6 +8,7 @@ import pytest
 
 from jaxmlp.verification import table
 from jaxmlp.verification.comparison import NO_DIFFERENCE, Found
+from jaxmlp.verification.trials import Settings
 
 
 def test_verify_prints_a_row_for_everything_and_writes_json(command, monkeypatch):
@@ -60,3 +61,6 @@ def test_every_gradient_holds(command):
     rows = json.loads(Path("table.json").read_text())["rows"]
     assert {row["status"] for row in rows} == {"passed"}
     assert {row["name"]: row["cases"] for row in rows}["float64"] == 216
+    # And for another seed: here, where what has been compiled serves again.
+    for row in table.verify(Settings(10, 11)):
+        assert row.status == "passed", f"{row.name}: {row.worst} in {row.where}; {row.note}"

@@ -433,19 +433,6 @@ def test_a_trial_that_there_is_not_is_named(change, message):
 # The table.
 
 
-QUICK = ("equations", "contractions", "differences", "accuracy", "faults")
-
-
-def quick_rows(settings):
-    return list(table.verify(settings, [row for row in table.ROWS if row[0] in QUICK]))
-
-
-@pytest.mark.slow
-def test_the_rows_that_take_seconds_hold_for_another_seed_as_well():
-    for row in quick_rows(Settings(40, 11)):
-        assert row.status == "passed", f"{row.name}: {row.worst} in {row.where}; {row.note}"
-
-
 def test_the_bounds_are_those_of_the_design():
     bounds = {name: bound for name, _, bound, _ in table.ROWS}
     # Measured, then fixed.

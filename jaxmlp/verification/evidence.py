@@ -79,8 +79,12 @@ def exactly(dtype: np.dtype) -> Iterator[None]:
         yield
 
 
+@cache
 def compiled(function: Callable[..., Any], many: bool) -> Callable[[Network, Any], Any]:
-    """Return the program of a function of a network and a draw, mapped over draws if `many`."""
+    """Return the program of a function of a network and a draw, mapped over draws if `many`.
+
+    It is one program for all who ask for it, compiled once for each network and size of a draw.
+    """
 
     def run(network: Network, draw: Any) -> Any:
         return function(network, *draw)
@@ -138,7 +142,7 @@ def gather(
 
 @cache
 def _program_of_both(oracle_dtype: np.dtype, many: bool) -> Callable[[Network, Any], Evidence]:
-    """Return the program that `gather` runs, compiled once for each network and size of a draw."""
+    """Return the program that `gather` runs."""
 
     def judge(network: Network, draw: Any) -> Evidence:
         ours, result = loss_and_gradient_of(network, draw.params, check_batch(network, *draw))
