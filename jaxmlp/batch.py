@@ -339,12 +339,14 @@ def mean_gradient(
     weights: Array | None,
     cotangent: ArrayLike = 1.0,
     columns: bool = False,
+    total: Array | None = None,
 ) -> Parameters:
     """Return cotangent · Δᵀ A / Σ w_n as a tree like `params`: the gradient of `mean_loss`.
 
-    `columns` is as for the pass.
+    `columns` is as for the pass; `total` is Σ w_n () where it is known.
     """
-    scale = over_total(cotangent, result.losses, weights)
+    total = total_weight(result.losses, weights) if total is None else total
+    scale = safe_divide(cotangent, total)
     sums = contract(network, params, result.trace, result.deltas, columns)
     return like(params, jax.tree.map(lambda leaf: scale * leaf, sums))
 

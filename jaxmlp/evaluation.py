@@ -184,9 +184,13 @@ def chunks(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Iter
         yield padded_batch(inputs[part], targets[part], weights[part], CHUNK)
 
 
-def padded_batch(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, rows: int) -> Batch:
-    """Return a batch on the host of `rows` rows: the examples, then rows of weight 0."""
-    arrays: Any = [padded(array, rows) for array in (inputs, targets, weights)]
+def padded_batch(
+    inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray | None, rows: int
+) -> Batch:
+    """Return a batch on the host of `rows` rows: examples, then rows of weight 0, or of none."""
+    arrays: Any = [
+        None if array is None else padded(array, rows) for array in (inputs, targets, weights)
+    ]
     return Batch(*arrays)
 
 

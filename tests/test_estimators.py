@@ -192,6 +192,17 @@ def test_whole_weights_are_repeated_rows(name):
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("settings", [{}, {"solver": "sgd", "dropout": 0.2}, {"shuffle": False}])
+def test_no_weights_are_weights_of_1(settings):
+    X, y = scale(IRIS[0]), IRIS[1]
+    plain, weighted = (
+        MLPClassifier(batch_size=37, max_iter=10, random_state=0, **settings).fit(X, y, weights)
+        for weights in (None, np.ones(len(y)))
+    )
+    np.testing.assert_allclose(plain.loss_curve_, weighted.loss_curve_, rtol=1e-12)
+    np.testing.assert_allclose(plain.coefs_[0], weighted.coefs_[0], rtol=0, atol=1e-12)
+
+
 def test_class_weights_are_sample_weights():
     X, y = scale(IRIS[0])[:120], IRIS[1][:120]
     balanced = MLPClassifier(max_iter=10, random_state=0, class_weight="balanced").fit(X, y)

@@ -189,6 +189,12 @@ def test_a_batch_has_the_rows_that_the_order_names_and_weight_0_where_it_names_n
         )
         expected = np.where(there, examples.weights[rows], 0)
         np.testing.assert_array_equal(batch.weights, expected)
+        counted = batches.epoch_batch(
+            block._replace(examples=block.examples._replace(weights=None)),
+            number, scaling=None, batch_size=3, dtype=np.float32,
+        )  # fmt: skip
+        np.testing.assert_array_equal(counted.weights, there)
+        np.testing.assert_array_equal(counted.inputs, batch.inputs)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +348,7 @@ def test_an_estimator_s_rows_are_gathered_by_one_thread(monkeypatch):
     if jax.default_backend() == "gpu":
         assert by_one == by_several == []
     else:
-        assert [by_one, by_several] == [[[(65, 24), None, None]], [[None, None, None]]]
+        assert [by_one, by_several] == [[[(65, 24), None]], [[None, None]]]
     for one, other in zip(ours.coefs_, theirs.coefs_, strict=True):
         np.testing.assert_array_equal(one, other)
     assert ours.loss_curve_ == theirs.loss_curve_

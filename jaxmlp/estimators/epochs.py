@@ -77,23 +77,24 @@ def penalized(
     key: Array | None = None,
     columns: bool = False,
     squares: Array | None = None,
+    total: Array | None = None,
 ) -> tuple[Array, Parameters]:
     """Return the penalised loss of a batch, as scikit-learn reports it, and the gradient of ours.
 
     They differ by what `reported_losses` says. Of a batch without weight both are 0. The examples
-    go through the layers as rows or as `columns`. `squares` are those of `squared_weights`, where
-    they are known.
+    go through the layers as rows or as `columns`. `squares` are those of `squared_weights`, and
+    `total` is Σ w_n (), where they are known.
     """
     assert batch.weights is not None
     result = pass_as_trained(network, params, batch, regularization, key, None, columns)
     gradient = gradient_of_pass(
-        network, params, result, batch.weights, regularization, key, columns=columns
+        network, params, result, batch.weights, regularization, key, columns=columns, total=total
     )
     losses = result.losses
     if regularization.label_smoothing is None:
         logits = result.trace.preactivations[-1]
         losses = reported_losses(network, logits, losses, batch.targets)
-    share = safe_divide(1, jnp.sum(batch.weights))
+    share = safe_divide(1, jnp.sum(batch.weights) if total is None else total)
     if regularization.privacy is not None:  # as its mean: the batch's own size is private
         share = 1 / regularization.privacy.expected_batch_size
     if squares is None:
@@ -103,7 +104,7 @@ def penalized(
         Layer(own.weight + alpha * share * layer.weight, own.bias)
         for own, layer in zip(gradient, params, strict=True)
     )
-    return share * (data + alpha / 2 * squares), tuple(layers)
+    return share * (data + alpha * (squares / 2)), tuple(layers)
 
 
 def squared_weights(params: Parameters) -> Array:
@@ -125,29 +126,35 @@ def run_epoch(
     batch_size: int,
     members: bool = False,
 ) -> tuple[Progress, Array]:
-    """Return the progress after one epoch in this order (rows,), and its loss ()."""
+    """Return the progress after one epoch in this order (rows,), and its loss ().
+
+    Little is computed beside the products, and of that much by the host, before: XLA makes a kernel
+    of every number that a step needs, and compiling one takes as long as hundreds of steps.
+    """
     dtype = np.dtype(progress.params[0].weight.dtype)
     columns = members or as_columns(network, regularization, batch_size, dtype)
 
     def step(place: Any, batch: Batch, carry: Any) -> Any:
-        params, optimizer_state, steps, total, squares = carry
+        params, optimizer_state, total, squares = carry
+        steps = progress.steps + place
         own = None if key is None else jax.random.fold_in(key, steps)
+        rows = jnp.clip(numbers["n_examples"] - place * batch_size, 0, batch_size).astype(dtype)
         loss, gradient = penalized(
-            network, params, batch, numbers["alpha"], regularization, own, columns, squares
-        )
+            network, params, batch, numbers["alpha"], regularization, own, columns, squares,
+            rows if examples.weights is None else None,
+        )  # fmt: skip
         updates, optimizer_state = solver.update(gradient, optimizer_state, params, numbers, steps)
-        rows = jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
-        total += loss * jnp.sum(rows >= 0)
         moved: Any = optax.apply_updates(params, updates)
         # Squares of the new weights: those of the old ones would have XLA keep a copy of them.
-        return moved, optimizer_state, steps + 1, total, squared_weights(moved)
+        return moved, optimizer_state, total + loss * rows, squared_weights(moved)
 
-    begin = (*progress[:3], jnp.zeros((), dtype), progress.squares)
-    params, optimizer_state, steps, total, squares = loop_over_batches(
+    begin = (progress.params, progress.optimizer_state, jnp.zeros((), dtype), progress.squares)
+    params, optimizer_state, total, squares = loop_over_batches(
         network, examples, order, step, begin, first=0, end=numbers["steps"], scaling=None,
         batch_size=batch_size, dtype=dtype, alone=not members,
     )  # fmt: skip
-    loss = total / numbers["n_examples"]
+    steps = progress.steps + numbers["steps"]
+    loss = total * numbers["1 / n_examples"]
     idle = jnp.where(loss > progress.best_loss - numbers["tol"], progress.idle + 1, 0)
     best_loss = jax.lax.select(loss < progress.best_loss, loss, progress.best_loss)  # if a number
     return Progress(params, optimizer_state, steps, best_loss, idle, squares), loss
@@ -171,10 +178,12 @@ def run_epochs(
     Args:
         network: The network.
         progress: What was reached before.
-        examples: All examples, padded with rows of weight 0.
-        orders: (E, rows) of the examples' numbers, each row padded with −1.
-        numbers: `epochs` to run, at most E, of `steps` each; `tol`, and the number `patience` of
-            idle epochs after which no other is begun; `alpha`; the solver's own.
+        examples: All examples, padded with rows of weight 0; weights of None are 1.
+        orders: (E, rows) of the examples' numbers, each row padded with −1; by weights alone, as in
+            private training, elsewhere than at its end.
+        numbers: `epochs` to run, at most E, of `steps` each; `n_examples` and its inverse; `tol`,
+            and the number `patience` of idle epochs after which no other is begun; `alpha`; the
+            solver's own.
         regularization: Dropout, smoothing and privacy.
         key: Draws the masks of dropout and the noise of privacy.
         solver: The rule.
@@ -183,11 +192,12 @@ def run_epochs(
 
     def epoch(carry: Any) -> Any:
         progress, losses, number = carry
+        order = jax.lax.dynamic_index_in_dim(orders, number, keepdims=False)
         progress, loss = run_epoch(
-            network, progress, examples, orders[number], numbers, regularization, key,
+            network, progress, examples, order, numbers, regularization, key,
             solver=solver, batch_size=batch_size,
         )  # fmt: skip
-        return progress, losses.at[number].set(loss), number + 1
+        return progress, jax.lax.dynamic_update_index_in_dim(losses, loss, number, 0), number + 1
 
     def going_on(carry: Any) -> Any:
         progress, _, number = carry
@@ -196,7 +206,7 @@ def run_epochs(
         return (number < numbers["epochs"]) & wanted
 
     losses = jnp.full(len(orders), jnp.nan, progress.params[0].weight.dtype)
-    return jax.lax.while_loop(going_on, epoch, (progress, losses, jnp.zeros((), int)))
+    return jax.lax.while_loop(going_on, epoch, (progress, losses, jnp.zeros((), np.int32)))
 
 
 @partial(jax.jit, static_argnames=("solver", "batch_size"))
@@ -236,8 +246,9 @@ def run_side_by_side(
 
     def epoch(carry: Any) -> Any:
         progress, losses, number = carry
-        progress, loss = each(progress, examples, orders[number], numbers, regularization, keys)
-        return progress, losses.at[number].set(loss), number + 1
+        order = jax.lax.dynamic_index_in_dim(orders, number, keepdims=False)
+        progress, loss = each(progress, examples, order, numbers, regularization, keys)
+        return progress, jax.lax.dynamic_update_index_in_dim(losses, loss, number, 0), number + 1
 
     def going_on(carry: Any) -> Any:
         progress, _, number = carry
@@ -245,7 +256,7 @@ def run_side_by_side(
         return (number < numbers["epochs"]) & ((number == 0) | ~stopping)
 
     losses = jnp.full(orders.shape[:2], jnp.nan, progress.params[0].weight.dtype)
-    return jax.lax.while_loop(going_on, epoch, (progress, losses, jnp.zeros((), int)))
+    return jax.lax.while_loop(going_on, epoch, (progress, losses, jnp.zeros((), np.int32)))
 
 
 def epochs_at_once(rows: int) -> int:

@@ -1,5 +1,6 @@
 """The rules of the stochastic solvers: scikit-learn's "sgd" and "adam", ours, and any of optax."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -91,8 +92,13 @@ def adam(numbers: dict[str, Any], steps: Any) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        first = optax.tree.update_moment(updates, state.first, beta_1, 1)
-        second = optax.tree.update_moment(updates, state.second, beta_2, 2)
+
+        def moment(gradient: Array, before: Array, name: str) -> Array:
+            return numbers[f"1 - {name}"] * gradient + numbers[name] * before
+
+        first = jax.tree.map(partial(moment, name="beta_1"), updates, state.first)
+        squares = jax.tree.map(jnp.square, updates)
+        second = jax.tree.map(partial(moment, name="beta_2"), squares, state.second)
 
         def change(first: Array, second: Array) -> Array:
             return -rate * first / (jnp.sqrt(second) + numbers["epsilon"])

@@ -80,7 +80,9 @@ class Stochastic(Parameterized):
         if self.early_stopping and validation is None:
             (X, encoded, weights), validation = self._split(X, encoded, weights, rng)
         training = prepared(self, len(X), X.dtype, rng, incremental)
-        examples = X, self._targets(encoded), weights_of(weights, X)
+        if weights is not None or training.sampler is not None:
+            weights = weights_of(weights, X)
+        examples = X, self._targets(encoded), weights
         stopped = False
         try:
             stopped = self._trained(training, examples, incremental, validation)
@@ -103,7 +105,7 @@ class Stochastic(Parameterized):
     def _trained(
         self,
         training: Training,
-        examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+        examples: tuple[np.ndarray, np.ndarray, np.ndarray | None],
         incremental: bool,
         validation: tuple | None,
     ) -> bool:

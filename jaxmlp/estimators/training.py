@@ -146,8 +146,10 @@ def prepared(
         padding=padding,
         limit=limit,
         numbers={name: number(getattr(estimator, name)) for name in names}
+        | {f"1 - {name}": number(1 - getattr(estimator, name)) for name in ("beta_1", "beta_2")}
         | {
-            "n_examples": number(n_examples),
+            "n_examples": np.int32(n_examples),
+            "1 / n_examples": number(1 / n_examples),
             "patience": number(estimator.n_iter_no_change if watched else np.inf),
         },
         regularization=Regularization(

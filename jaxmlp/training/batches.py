@@ -48,7 +48,8 @@ def block_of(
     """Return the batches `first` … first + count − 1 of an epoch's order.
 
     Classes and weights (N,) are gathered for all of them at once, and a weight is 0 where the order
-    has −1. Without an order the examples are batches (k, B, …), all of them.
+    has −1. Without weights there are none yet, see `_weighed_batch`. Without an order the examples
+    are batches (k, B, …), all of them.
     """
     if order is None:
         return Block(examples, None, 0)
@@ -78,26 +79,40 @@ def epoch_batch(
     Returns:
         The batch.
     """
-    return scaled_batch(scaling, _taken(block, number, batch_size), dtype)
+    taken = _weighed_batch(_taken(block, number, batch_size), block, number, batch_size, dtype)
+    return scaled_batch(scaling, taken, dtype)
 
 
 def _taken(block: Block, number: ArrayLike, batch_size: int) -> Batch:
     """Return the rows of a batch, as they are."""
-    place = jnp.subtract(number, block.first)
     if block.order is None:
+        place = jnp.subtract(number, block.first)
         return jax.tree.map(
             lambda array: jax.lax.dynamic_index_in_dim(array, place, keepdims=False),
             block.examples,
         )
-    own = partial(
-        jax.lax.dynamic_slice,
-        start_indices=(place * batch_size,),
-        slice_sizes=(batch_size,),
-    )
+    own = partial(_part, block, number, batch_size)
     rows = own(block.order)
     return jax.tree.map(
         lambda array: _rows(array, rows) if array.ndim > 1 else own(array), block.examples
     )
+
+
+def _part(block: Block, number: ArrayLike, batch_size: int, array: Array) -> Array:
+    """Return what a batch has of an array (N,) in the order of the block."""
+    begin = jnp.subtract(number, block.first) * batch_size
+    return jax.lax.dynamic_slice(array, (begin,), (batch_size,))
+
+
+def _weighed_batch(
+    batch: Batch, block: Block, number: ArrayLike, batch_size: int, dtype: np.dtype
+) -> Batch:
+    """Return the batch with weights: 1 where it had none, but 0 where the order has −1."""
+    if batch.weights is not None:
+        return batch
+    assert block.order is not None
+    there = _part(block, number, batch_size, block.order) >= 0
+    return batch._replace(weights=there.astype(np.promote_types(dtype, np.float32)))
 
 
 def loop_over_batches(
@@ -122,7 +137,7 @@ def loop_over_batches(
 
     Args:
         network: What is trained on them.
-        examples: All examples, or batches (k, B, …).
+        examples: All examples, or batches (k, B, …); weights of None are 1.
         order: The examples' numbers in the epoch's order, padded with −1; or None for batches.
         step: The body, of a number (), its batch, and what is carried.
         carry: What is carried into the first step.
@@ -151,6 +166,7 @@ def loop_over_batches(
     def body(number: Any, block: Block, carry: Any) -> Any:
         carry, spaces = carry
         spaces, taken = _through(spaces, _taken(block, number, batch_size))
+        taken = _weighed_batch(taken, block, number, batch_size, dtype)
         return step(number, scaled_batch(scaling, taken, dtype), carry), spaces
 
     return loop_over(first, end, blocks, body, (carry, spaces), longest)[0]
@@ -239,7 +255,8 @@ def _rows(array: Array, numbers: Array) -> Array:
 
 
 def _weighed(batch: Batch, numbers: Array) -> Batch:
-    """Return the batch with weight 0 where there is no number."""
-    assert batch.weights is not None
+    """Return the batch with weight 0 where there is no number, or as it is without weights."""
+    if batch.weights is None:
+        return batch
     weights = jax.lax.select(numbers < 0, jnp.zeros_like(batch.weights), batch.weights)
     return batch._replace(weights=weights)

@@ -78,13 +78,15 @@ def gradient_of_pass(
     key: Array | None,
     factor: ArrayLike = 1.0,
     columns: bool = False,
+    total: Array | None = None,
 ) -> Parameters:
     """Return the gradient of `batch_gradient` from the pass over its batch, like `params`.
 
-    Without privacy it is multiplied by the factor (). `columns` is as for the pass.
+    Without privacy it is multiplied by the factor (). `columns` and `total` are as for
+    `mean_gradient`.
     """
     if regularization.privacy is None:
-        return mean_gradient(network, params, result, weights, factor, columns)
+        return mean_gradient(network, params, result, weights, factor, columns, total)
     assert key is not None
     noise_key = jax.random.fold_in(key, _NOISE)
     return noised_mean(
