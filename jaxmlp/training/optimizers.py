@@ -133,6 +133,20 @@ def with_numbers(state: Any, numbers: Mapping[str, ArrayLike]) -> Any:
     return state._replace(hyperparams=changed)
 
 
+def within_a_loop(state: Any, before: Any) -> Any:
+    """Return the state of an `optimizer_named` transformation after a step as a loop carries it on.
+
+    The numbers are those of the state before, and so is the count of steps, which nothing reads
+    there: what no step changes takes no time. `after_a_loop` sets both.
+    """
+    return state._replace(hyperparams=before.hyperparams, count=before.count)
+
+
+def after_a_loop(state: Any, steps: ArrayLike, numbers: Mapping[str, ArrayLike]) -> Any:
+    """Return the state after so many steps in a loop, with the numbers of the last of them."""
+    return with_numbers(state._replace(count=state.count + steps), numbers)
+
+
 _RISE, _START, _END = 0.3, 1 / 25, 1e-4 / 25  # optax.cosine_onecycle_schedule's defaults
 
 

@@ -23,7 +23,12 @@ from jaxmlp.training.batches import (
 )
 from jaxmlp.training.distributed import Placement
 from jaxmlp.training.loops import on_a_gpu
-from jaxmlp.training.optimizers import optimizer_named, with_numbers
+from jaxmlp.training.optimizers import (
+    after_a_loop,
+    optimizer_named,
+    with_numbers,
+    within_a_loop,
+)
 from jaxmlp.training.regularization import (
     Regularization,
     as_columns,
@@ -167,14 +172,11 @@ def take_steps(
         if placement is not None:
             batch = jax.lax.with_sharding_constraint(batch, placement.parts)
         count = place["before"] + number
+        before = state.optimizer_state
         state, sums = training_step(
             network,
             transformation,
-            state._replace(
-                optimizer_state=with_numbers(
-                    state.optimizer_state, {"learning_rate": rates[number]}
-                )
-            ),
+            state._replace(optimizer_state=with_numbers(before, {"learning_rate": rates[number]})),
             batch,
             regularization,
             key=None if key is None else jax.random.fold_in(key, count),
@@ -183,6 +185,7 @@ def take_steps(
             columns=columns,
             late=late,
         )
+        state = state._replace(optimizer_state=within_a_loop(state.optimizer_state, before))
         if as_one:
             total += jnp.stack(jax.lax.optimization_barrier(sums))
         else:
@@ -205,7 +208,10 @@ def take_steps(
         dtype=dtype,
         alone=alone,
     )
-    return state, Sums(*total)
+    first, end = place["first"], place["end"]
+    last = {"learning_rate": rates[jnp.maximum(end - 1, 0)]}
+    optimizer_state = after_a_loop(state.optimizer_state, end - first, last)
+    return state._replace(optimizer_state=optimizer_state), Sums(*total)
 
 
 run_steps = partial(
