@@ -417,6 +417,7 @@ def test_a_little_more_noise_that_spends_more_is_not_enough():
     assert epsilon(noise_multiplier_for(1e-5, *arguments), *arguments) <= 1e-5
 
 
+@pytest.mark.slow  # on the default Python alone
 def test_a_rough_look_at_the_least_noise_does_not_decide():
     arguments = 1e-6, 1, 1e-12
     wanted = epsilon(0.2, *arguments) * (1 - 1e-6)
@@ -543,6 +544,7 @@ def test_a_snapshot_of_other_noise_is_refused(change):
         train(epochs=4, resume=snapshots[-1], **change)
 
 
+@pytest.mark.slow  # on the default Python alone: four programs
 def test_weights_are_taken_as_they_are_and_not_by_the_largest():
     # With weights brought to the largest one, the one of 1e4 would make nothing of the others.
     weights = np.full(40, 0.05)  # so small that the last is not clipped, and 1e4 is
