@@ -187,7 +187,7 @@ def chunks(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Iter
 def padded_batch(
     inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray | None, rows: int
 ) -> Batch:
-    """Return a batch on the host of `rows` rows: examples, then rows of weight 0, or of none."""
+    """Return a batch on the host of `rows` rows: the examples, then zeros, of weight 0 at most."""
     arrays: Any = [
         None if array is None else padded(array, rows) for array in (inputs, targets, weights)
     ]

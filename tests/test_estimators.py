@@ -192,6 +192,16 @@ def test_whole_weights_are_repeated_rows(name):
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-10 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("beta_2", [0.999, 0.9999, 0.999999])
+def test_in_float32_adam_s_long_memory_is_theirs(beta_2):
+    """1 − β₂ is that of the rounded β₂ in the moments as in the correction of their bias."""
+    X, y = scale(IRIS[0]).astype(np.float32), IRIS[1]
+    settings = {"batch_size": 150, "max_iter": 30, "random_state": 0, "learning_rate_init": 0.01}
+    ours = MLPClassifier((6,), beta_2=beta_2, alpha=0, **settings).fit(X, y)
+    other = theirs.MLPClassifier((6,), beta_2=beta_2, alpha=0, **settings).fit(X, y)
+    np.testing.assert_allclose(ours.coefs_[0], other.coefs_[0], rtol=0, atol=5e-6)
+
+
 @pytest.mark.parametrize("settings", [{}, {"solver": "sgd", "dropout": 0.2}, {"shuffle": False}])
 def test_no_weights_are_weights_of_1(settings):
     X, y = scale(IRIS[0]), IRIS[1]

@@ -128,6 +128,7 @@ def run_epoch(
 ) -> tuple[Progress, Array]:
     """Return the progress after one epoch in this order (rows,), and its loss ().
 
+    In private training, whose batches are filled up anywhere, the loss is that of nothing.
     Little is computed beside the products, and of that much by the host, before: XLA makes a kernel
     of every number that a step needs, and compiling one takes as long as hundreds of steps.
     """
@@ -179,8 +180,8 @@ def run_epochs(
         network: The network.
         progress: What was reached before.
         examples: All examples, padded with rows of weight 0; weights of None are 1.
-        orders: (E, rows) of the examples' numbers, each row padded with −1; by weights alone, as in
-            private training, elsewhere than at its end.
+        orders: (E, rows) of the examples' numbers, each row padded with −1 at its end; in private
+            training, whose examples have weights, anywhere.
         numbers: `epochs` to run, at most E, of `steps` each; `n_examples` and its inverse; `tol`,
             and the number `patience` of idle epochs after which no other is begun; `alpha`; the
             solver's own.

@@ -14,6 +14,10 @@ from jaxmlp.privacy import epsilon, padded_size, poisson_batches
 from jaxmlp.training.orders import bucket
 from jaxmlp.training.regularization import Privacy, Regularization
 
+# Adam's, whose complements are those of the rounded ones: its correction of the bias computes with
+# these, and the errors of both cancel.
+_DECAYS = ("beta_1", "beta_2")
+
 
 class OptimizerState:
     """Where a stochastic solver stands, in NumPy arrays: `partial_fit` goes on from it."""
@@ -146,7 +150,7 @@ def prepared(
         padding=padding,
         limit=limit,
         numbers={name: number(getattr(estimator, name)) for name in names}
-        | {f"1 - {name}": number(1 - getattr(estimator, name)) for name in ("beta_1", "beta_2")}
+        | {f"1 - {name}": number(1 - number(getattr(estimator, name))) for name in _DECAYS}
         | {
             "n_examples": np.int32(n_examples),
             "1 / n_examples": number(1 / n_examples),

@@ -143,7 +143,7 @@ def within_a_loop(state: Any, before: Any) -> Any:
 
 
 def after_a_loop(state: Any, steps: ArrayLike, numbers: Mapping[str, ArrayLike]) -> Any:
-    """Return the state after so many steps in a loop, with the numbers of the last of them."""
+    """Return the state after so many steps in a loop, at least one, with the last one's numbers."""
     return with_numbers(state._replace(count=state.count + steps), numbers)
 
 

@@ -99,22 +99,6 @@ def sample(precision: str | None = None) -> list[Case]:
     return cases
 
 
-def spread(precision: str | None = None) -> list[Case]:
-    """Return one case of every activation × loss out of `grid`, the depths 1 … 3 in turn.
-
-    What the grid compiled for them serves again.
-    """
-    cases = {
-        (case.network.loss, case.network.activation, len(case.network.sizes) - 2): case
-        for case in grid(False, precision)
-    }
-    return [
-        cases[loss, activation, 1 + (number + loss_number) % 3]
-        for loss_number, loss in enumerate(LOSSES)
-        for number, activation in enumerate(ACTIVATIONS)
-    ]
-
-
 def draw_params(
     network: Network, trials: int, rng: np.random.Generator, zeros: bool = True
 ) -> Parameters:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxmlp.activations import ACTIVATIONS
 from jaxmlp.losses import LOSSES
 from jaxmlp.validation import check_name
-from jaxmlp.verification.cases import Case, Draws, grid, network_of, sample, spread
+from jaxmlp.verification.cases import Case, Draws, grid, network_of, sample
 from jaxmlp.verification.evidence import gather, in_dtype, make_draws, our_gradients
 
 FLOAT64 = np.dtype(np.float64)
@@ -52,7 +52,7 @@ def cases_of(row: str, full: bool) -> list[Case]:
     if row in HALVES:
         return sample()
     if row in ("differences", "numpy"):
-        return spread("highest")
+        return sample("highest")
     if row == "contractions":
         return [
             Case(network_of(activation, loss, depth, bias, "highest"), classes, weighted)
