@@ -255,7 +255,7 @@ TRAIN = {
     ),
     "a class weight that is no number": (
         None, "--dataset animals.csv --class-weight cat=much",
-        "class_weight: expected NAME=NUMBER, got 'cat=much'",
+        "class_weight: expected balanced or NAME=NUMBER, got 'cat=much'",
     ),
     "a class weight given twice": (
         None, "--dataset animals.csv --class-weight cat=1 cat=2",

@@ -267,6 +267,16 @@ def test_a_row_in_the_place_of_a_header_is_told_of(train):
 
 
 @pytest.mark.slow  # on the default Python alone
+def test_weights_under_a_name_that_is_misspelt_are_told_of(train):
+    columns = *np.random.default_rng(0).random((2, 60)), np.arange(60) % 2
+    hint = "columns    {!r} is an input: weights have a column named 'sample_weight'"
+    for name, hints in (("sample_weights", 1), ("Sample Weight", 1), ("weight of sample", 0)):
+        write_csv(Path("set.csv"), ("a", name, "y"), *columns)
+        lines = [line for line in train("set.csv") if line.startswith("columns")]
+        assert lines == [hint.format(name)] * hints
+
+
+@pytest.mark.slow  # on the default Python alone
 def test_the_hint_looks_at_what_counts_and_at_every_output(train, command):
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))

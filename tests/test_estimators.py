@@ -613,7 +613,11 @@ def test_verbose_says_the_loss_of_a_validation_set_and_which_member_it_is(capsys
 def test_bad_validation_sets_and_weights_are_named():
     X, y = IRIS
     for arguments, message in (
-        ({"X_val": X}, "X_val, y_val: expected both or neither"),
+        ({"X_val": X}, "X_val, y_val: expected both or nothing of validation, got X_val"),
+        (
+            {"sample_weight_val": y},
+            "X_val, y_val: expected both or nothing of validation, got sample_weight_val",
+        ),
         ({"X_val": X, "y_val": y[:5]}, "y_val: expected 150 targets, got 5"),
         ({"X_val": X, "y_val": y + 5}, "y_val: expected the classes"),
         ({"X_val": X, "y_val": y, "sample_weight_val": -np.ones(150)}, "sample_weight_val: exp"),

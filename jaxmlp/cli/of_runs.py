@@ -1,6 +1,7 @@
 """What `train` and `sweep` say of a run, keep of it and draw."""
 
 import contextlib
+import difflib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jaxmlp.data import Dataset, Examples
 from jaxmlp.data.contents import listed
 from jaxmlp.data.splits import read, subset
 from jaxmlp.data.stored import StoredInputs
+from jaxmlp.data.tables import WEIGHT
 from jaxmlp.network import Network
 from jaxmlp.scaling import target_scaling
 from jaxmlp.training.snapshots import Record
@@ -99,7 +101,10 @@ def about_run(options: Train, data: Dataset, begun_in: str | None) -> dict[str, 
 
 
 def _about_names(data: Dataset) -> list[str]:
-    """Return what is to be known of names that may be a row, if they may be."""
+    """Return what is to be known of names that may be a row, or misspelt, if they may be."""
+    for name in data.features or ():
+        if difflib.get_close_matches(name.lower(), [WEIGHT], cutoff=0.8):
+            return [f"columns    {name!r} is an input: weights have a column named {WEIGHT!r}"]
     names = [*(data.features or ()), data.target or ""]
     if not all(name.isdecimal() for name in names) or names == sorted(names, key=int):
         return []

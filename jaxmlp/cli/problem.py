@@ -307,11 +307,11 @@ def _class_weights(words: tuple[str, ...]) -> Any:
     """
     if words == ("balanced",) or not words:
         return words[0] if words else None
-    return _pairs("class_weight", words)
+    return _pairs("class_weight", words, other="balanced or ")
 
 
-def _pairs(option: str, words: tuple[str, ...]) -> dict[str, float]:
-    """Return NAME=NUMBER words as a dictionary.
+def _pairs(option: str, words: tuple[str, ...], other: str = "") -> dict[str, float]:
+    """Return NAME=NUMBER words as a dictionary; `other` is what else may stand there.
 
     Raises:
         ValueError: A word of another form.
@@ -324,7 +324,7 @@ def _pairs(option: str, words: tuple[str, ...]) -> dict[str, float]:
                 raise ValueError
             value = float(number)
         except ValueError:
-            raise ValueError(f"{option}: expected NAME=NUMBER, got {word!r}") from None
+            raise ValueError(f"{option}: expected {other}NAME=NUMBER, got {word!r}") from None
         if name in pairs:
             raise ValueError(f"{option}: expected every name once, got {name!r} twice")
         pairs[name] = value

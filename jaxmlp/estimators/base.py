@@ -158,7 +158,7 @@ class BaseMLP(Stochastic):
                 "early_stopping": self.early_stopping,
                 "warm_start": self.warm_start,
                 "partial_fit": incremental,
-                "class_weight": isinstance(getattr(self, "class_weight", None), str),
+                "balanced class_weight": isinstance(getattr(self, "class_weight", None), str),
             }
             for name, on in refused.items():
                 if on:

@@ -217,7 +217,9 @@ def validation_set(X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any] | None:
         ValueError: Only a part of it was given.
     """
     if (X is None) != (y is None) or (X is None and weights is not None):
-        raise ValueError("X_val, y_val: expected both or neither")
+        parts = {"X_val": X, "y_val": y, "sample_weight_val": weights}
+        given = ", ".join(name for name, value in parts.items() if value is not None)
+        raise ValueError(f"X_val, y_val: expected both or nothing of validation, got {given}")
     return None if X is None else (X, y, weights)
 
 
