@@ -130,7 +130,7 @@ def run_epoch(
 
     In private training, whose batches are filled up anywhere, the loss is that of nothing.
     Little is computed beside the products, and of that much by the host, before: XLA makes a kernel
-    of every number that a step needs, and compiling one takes as long as hundreds of steps.
+    of every number that a step needs, and compiling one takes as long as dozens of steps.
     """
     dtype = np.dtype(progress.params[0].weight.dtype)
     columns = members or as_columns(network, regularization, batch_size, dtype)
