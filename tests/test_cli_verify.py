@@ -62,5 +62,6 @@ def test_every_gradient_holds(command):
     assert {row["status"] for row in rows} == {"passed"}
     assert {row["name"]: row["cases"] for row in rows}["float64"] == 216
     # And for another seed: here, where what has been compiled serves again.
-    for row in table.verify(Settings(10, 11)):
+    again = ("equations", "contractions", "differences", "accuracy", "faults")
+    for row in table.verify(Settings(32, 11), [row for row in table.ROWS if row[0] in again]):
         assert row.status == "passed", f"{row.name}: {row.worst} in {row.where}; {row.note}"

@@ -859,7 +859,7 @@ def test_a_gradient_is_exported_for_any_number_of_examples(sizes, dtype, bound):
         exported = jax.export.export(function, platforms=("cpu", "cuda"))(params, x, t)
         if jax.default_backend() != "cpu":
             pytest.skip("run on a CPU")
-        for n_examples in (1, 600):
+        for n_examples in (1, 7, 600):
             rng = np.random.default_rng(n_examples)
             x, t = rng.normal(size=(n_examples, 3)).astype(dtype), rng.integers(2, size=n_examples)
             value, gradient = exported.call(params, x, t.astype(np.int32))
